@@ -1,0 +1,74 @@
+# dpfa_library(NAME SOURCES ... [DEPENDS ...] [PLANTED])  static library dpfa_NAME, alias dpfa::NAME
+# dpfa_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [ENVIRONMENT ...])  GoogleTest program, CTest name NAME
+# dpfa_mpi_test(NAME RANKS 2 4 SOURCES ... DEPENDS ...)  the same program under mpirun, once per rank count
+#
+# PLANTED builds the library a second time as dpfa_NAME_planted, with DPFA_PLANTS defined: the same
+# sources with the known privacy bugs of docs/testing.md selectable at run time. Only tests link it.
+
+function(dpfa_set_options target)
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+    $<$<BOOL:${DPFA_WERROR}>:-Werror>)
+endfunction()
+
+function(dpfa_library name)
+  cmake_parse_arguments(ARG "PLANTED" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(dpfa_${name} STATIC ${ARG_SOURCES})
+  add_library(dpfa::${name} ALIAS dpfa_${name})
+  dpfa_set_options(dpfa_${name})
+  target_link_libraries(dpfa_${name} PUBLIC ${ARG_DEPENDS})
+  if(ARG_PLANTED AND DPFA_TESTS)
+    add_library(dpfa_${name}_planted STATIC EXCLUDE_FROM_ALL ${ARG_SOURCES})
+    dpfa_set_options(dpfa_${name}_planted)
+    target_compile_definitions(dpfa_${name}_planted PUBLIC DPFA_PLANTS=1)
+    set(planted_depends)
+    foreach(dependency ${ARG_DEPENDS})
+      string(REPLACE "dpfa::" "dpfa_" plain ${dependency})
+      if(TARGET ${plain}_planted)
+        list(APPEND planted_depends ${plain}_planted)
+      else()
+        list(APPEND planted_depends ${dependency})
+      endif()
+    endforeach()
+    target_link_libraries(dpfa_${name}_planted PUBLIC ${planted_depends})
+  endif()
+endfunction()
+
+function(dpfa_test_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  dpfa_set_options(${name})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+endfunction()
+
+function(dpfa_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS;ENVIRONMENT" ${ARGN})
+  dpfa_test_program(${name} SOURCES ${ARG_SOURCES} DEPENDS ${ARG_DEPENDS} GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT "DPFA_SHARED=${PROJECT_SOURCE_DIR}/../shared;DPFA_SOURCE_DIR=${PROJECT_SOURCE_DIR};DPFA_PROGRAM=${PROJECT_BINARY_DIR}/bin/dpfa;${ARG_ENVIRONMENT}")
+endfunction()
+
+# The program brings its own main() that initialises MPI (tests/support/mpi_main.cc).
+function(dpfa_mpi_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;SOURCES;DEPENDS" ${ARGN})
+  dpfa_test_program(${name} SOURCES ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/mpi_main.cc
+    DEPENDS ${ARG_DEPENDS} MPI::MPI_C)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  foreach(ranks ${ARG_RANKS})
+    add_test(NAME ${name}.np${ranks}
+      COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}.np${ranks} PROPERTIES LABELS "mpi${ranks}" TIMEOUT ${ARG_TIMEOUT}
+      PROCESSORS 2
+      ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_NUM_THREADS=1;DPFA_SHARED=${PROJECT_SOURCE_DIR}/../shared")
+  endforeach()
+endfunction()
