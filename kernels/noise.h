@@ -1,12 +1,13 @@
 // Gaussian noise of a release, added on the integer grid.
 //
 // Guarantee: for an integer sum x and G ~ N(0, stddev^2) in grid units, x + round(G) is a post-processing of
-// the continuous Gaussian mechanism on x, whatever x is (rounding commutes with adding an integer); scaling and
-// the cast to float come after it. Adding float noise to a float sum has no such argument: its low bits tell
-// x = 0 from x = 1 (Mironov 2012). The normals have a radius with more than 64 bits of range, so their tail
-// does not end at 8.6 standard deviations.
+// the continuous Gaussian mechanism on x, whatever x is (rounding commutes with adding an integer); scaling
+// and the cast to float come after it. Adding float noise to a float sum has no such argument: its low bits
+// tell x = 0 from x = 1 (Mironov 2012). The normals have a radius with more than 64 bits of range, so their
+// tail does not end at 8.6 standard deviations.
 //
-// The noise of element i of step t is a function of (key, t, i) alone: not of shards, threads or launch shape.
+// The noise of element i of step t is a function of (key, t, i) alone: not of shards, threads or launch
+// shape.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,12 @@ struct NoiseSpec {
 // out[i] = float(scale * (sum[i] + round(stddev * normal(key, step, first_index + i)))).
 // sum and out have equal length and may be the same memory (int32 in, float out, element by element).
 // `scale` is the grid step divided by the public divisor. Runs on all OpenMP threads.
+// Throws InternalError for a standard deviation outside [0, 2^47], a scale that is not positive, unequal
+// lengths.
 void add_noise(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec, double scale,
                std::span<const int32_t> sum, std::span<float> out);
+// For sums beyond 32 bits; |sum| <= 2^62. Not in place.
+void add_noise(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec, double scale,
+               std::span<const int64_t> sum, std::span<float> out);
 
 }  // namespace dpfa::kernels

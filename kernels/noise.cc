@@ -1,0 +1,94 @@
+#include "kernels/noise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "src/base/check.h"
+#include "src/base/plant.h"
+#include "src/base/random/normal.h"
+
+namespace dpfa::kernels {
+namespace {
+
+constexpr size_t kChunk = 1024;  // normals, sums and results of a chunk fit into the first-level cache
+
+// Rounds to the nearest integer, ties to even, for |x| < 2^51, with additions alone: the same bits on every
+// processor, and vectorised where std::nearbyint is a library call.
+inline double round_to_integer(double x) {
+  constexpr double kShift = 0x1.8p52;
+  return (x + kShift) - kShift;
+}
+
+// int32: both terms are below 2^51, so the sum in double is exact. int64: added as integers, because a sum
+// beyond 2^53 would be rounded together with its noise.
+inline double add_exactly(int32_t sum, double rounded_noise) {
+  return static_cast<double>(sum) + rounded_noise;
+}
+inline double add_exactly(int64_t sum, double rounded_noise) {
+  return static_cast<double>(sum + static_cast<int64_t>(rounded_noise));
+}
+
+struct Scaling {
+  double stddev;
+  double scale;
+  bool in_fp32;  // planted bug: float noise on a float sum
+};
+
+template <typename Int>
+#if defined(__x86_64__)
+[[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
+#endif
+void release_chunk(const Scaling& s, const Int* sum, const double* normals, size_t count, float* out) {
+  if (s.in_fp32) {
+    const float noise_scale = static_cast<float>(s.scale * s.stddev), sum_scale = static_cast<float>(s.scale);
+    for (size_t i = 0; i < count; ++i)
+      out[i] = static_cast<float>(sum[i]) * sum_scale + noise_scale * static_cast<float>(normals[i]);
+    return;
+  }
+  for (size_t i = 0; i < count; ++i)
+    out[i] = static_cast<float>(s.scale * add_exactly(sum[i], round_to_integer(s.stddev * normals[i])));
+}
+
+template <typename Int>
+void add_noise_to(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec,
+                  double scale, std::span<const Int> sum, std::span<float> out) {
+  DPFA_CHECK(sum.size() == out.size(), "noise for ", sum.size(), " sums into ", out.size(), " floats");
+  // 2^47 x 10.26 < 2^51, the range of round_to_integer.
+  DPFA_CHECK(spec.stddev_in_grid_units >= 0 && spec.stddev_in_grid_units <= 0x1p47, "standard deviation of ",
+             spec.stddev_in_grid_units, " grid units: it must lie in [0, 2^47]");
+  DPFA_CHECK(std::isfinite(scale) && scale > 0, "scale ", scale);
+  if (DPFA_PLANT("noise_reuse_across_steps")) step = 0;
+  const Scaling scaling = {spec.stddev_in_grid_units, scale, DPFA_PLANT("fp32_noise_add")};
+  const int64_t chunks = static_cast<int64_t>((sum.size() + kChunk - 1) / kChunk);
+#pragma omp parallel for schedule(static)
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const size_t begin = static_cast<size_t>(chunk) * kChunk;
+    const size_t count = std::min(kChunk, sum.size() - begin);
+    alignas(64) double normals[kChunk];
+    // The sum may be the memory that receives the floats: it is read here, and not again after the first
+    // write.
+    alignas(64) Int terms[kChunk];
+    std::memcpy(terms, sum.data() + begin, count * sizeof(Int));
+    if (scaling.stddev == 0) {
+      std::fill_n(normals, count, 0.0);
+    } else {
+      fill_normals(key, step, first_index + begin, spec.generator, {normals, count});
+    }
+    release_chunk<Int>(scaling, terms, normals, count, out.data() + begin);
+  }
+}
+
+}  // namespace
+
+void add_noise(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec, double scale,
+               std::span<const int32_t> sum, std::span<float> out) {
+  add_noise_to<int32_t>(key, step, first_index, spec, scale, sum, out);
+}
+
+void add_noise(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec, double scale,
+               std::span<const int64_t> sum, std::span<float> out) {
+  add_noise_to<int64_t>(key, step, first_index, spec, scale, sum, out);
+}
+
+}  // namespace dpfa::kernels

@@ -1,0 +1,76 @@
+#include <immintrin.h>
+
+#include "src/base/random/lanes.h"
+
+namespace dpfa::random_internal {
+namespace {
+
+struct Avx512 {
+  static constexpr size_t kLanes = 16;
+  using U32 = __m512i;
+  using U64 = __m512i;
+  using F64 = __m512d;
+
+  DPFA_LANE static U32 set(uint32_t v) { return _mm512_set1_epi32(static_cast<int>(v)); }
+  DPFA_LANE static F64 set(double v) { return _mm512_set1_pd(v); }
+  DPFA_LANE static U64 set64(uint64_t v) { return _mm512_set1_epi64(static_cast<int64_t>(v)); }
+  DPFA_LANE static U64 load64(const uint64_t* p) { return _mm512_loadu_si512(p); }
+  DPFA_LANE static void store(uint32_t* p, U32 v) { _mm512_storeu_si512(p, v); }
+  DPFA_LANE static void store(double* p, F64 v) { _mm512_storeu_pd(p, v); }
+
+  DPFA_LANE static U32 natural_order() {
+    return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  }
+  // join_low() takes the lanes 0 1 4 5 8 9 12 13 and join_high() the others: number them so that the joined
+  // vectors hold 0..7 and 8..15.
+  DPFA_LANE static U32 join_order() {
+    return _mm512_set_epi32(15, 14, 7, 6, 13, 12, 5, 4, 11, 10, 3, 2, 9, 8, 1, 0);
+  }
+  DPFA_LANE static U64 join_low(U32 low, U32 high) { return _mm512_unpacklo_epi32(low, high); }
+  DPFA_LANE static U64 join_high(U32 low, U32 high) { return _mm512_unpackhi_epi32(low, high); }
+
+  DPFA_LANE static U32 add(U32 a, U32 b) { return _mm512_add_epi32(a, b); }
+  DPFA_LANE static U32 bit_xor(U32 a, U32 b) { return _mm512_xor_si512(a, b); }
+  template <int kBits>
+  DPFA_LANE static U32 rotate(U32 a) {
+    return _mm512_rol_epi32(a, kBits);
+  }
+  DPFA_LANE static void multiply(U32 a, uint32_t factor, U32& high, U32& low) {
+    const __m512i m = set(factor);
+    const __m512i even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
+    high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+    low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  }
+
+  DPFA_LANE static U64 add64(U64 a, U64 b) { return _mm512_add_epi64(a, b); }
+  DPFA_LANE static U64 sub64(U64 a, U64 b) { return _mm512_sub_epi64(a, b); }
+  DPFA_LANE static U64 bit_and(U64 a, U64 b) { return _mm512_and_si512(a, b); }
+  DPFA_LANE static U64 bit_or(U64 a, U64 b) { return _mm512_or_si512(a, b); }
+  template <int kBits>
+  DPFA_LANE static U64 shift_right64(U64 a) {
+    return _mm512_srli_epi64(a, kBits);
+  }
+  DPFA_LANE static U64 as_bits(F64 a) { return _mm512_castpd_si512(a); }
+  DPFA_LANE static F64 as_double(U64 a) { return _mm512_castsi512_pd(a); }
+  DPFA_LANE static F64 from_u64(U64 a) { return _mm512_cvtepu64_pd(a); }  // to nearest
+
+  DPFA_LANE static F64 add(F64 a, F64 b) { return _mm512_add_pd(a, b); }
+  DPFA_LANE static F64 sub(F64 a, F64 b) { return _mm512_sub_pd(a, b); }
+  DPFA_LANE static F64 mul(F64 a, F64 b) { return _mm512_mul_pd(a, b); }
+  DPFA_LANE static F64 div(F64 a, F64 b) { return _mm512_div_pd(a, b); }
+  DPFA_LANE static F64 fma(F64 a, F64 b, F64 c) { return _mm512_fmadd_pd(a, b, c); }
+  DPFA_LANE static F64 sqrt(F64 a) { return _mm512_sqrt_pd(a); }
+  DPFA_LANE static F64 flip_sign_by_bit63(F64 a, U64 bits) {
+    return as_double(_mm512_xor_si512(as_bits(a), bit_and(bits, set64(uint64_t{1} << 63))));
+  }
+  // Bit 62 clear: a, set: b.
+  DPFA_LANE static F64 select_by_bit62(U64 bits, F64 a, F64 b) {
+    return _mm512_mask_blend_pd(_mm512_test_epi64_mask(bits, set64(uint64_t{1} << 62)), a, b);
+  }
+};
+
+}  // namespace
+
+constexpr Backend kAvx512Backend = backend_of<Avx512>();
+
+}  // namespace dpfa::random_internal
