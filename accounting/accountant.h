@@ -2,9 +2,11 @@
 //
 // All numbers are upper bounds rounded towards more epsilon, in nats, for the neighbouring relation of the
 // event. An event that cannot be bounded throws Unsupported; it is never skipped or approximated downwards.
+// Arguments out of range (check_event, delta outside [0, 1), a negative count or epsilon) throw ConfigError.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "accounting/event.h"
@@ -15,13 +17,26 @@ struct EpsilonReport {
   double epsilon = 0;        // smallest valid upper bound found; infinity where there is none
   double delta = 0;
   double lower_bound = 0;    // no mechanism analysis can go below this epsilon at this delta
-  std::string accountant;    // which bound `epsilon` is: "rdp"
-  double order = 0;          // Renyi order that gave it
+  std::string accountant;    // which bound `epsilon` is: "rdp"; exact: "gaussian", "one_step", "trivial"
+  double order = 0;          // Renyi order that gave it, 0 for the exact ones
+};
+
+struct Charge {
+  Event event;
+  int64_t count;
 };
 
 // Epsilon at `delta` of `count` adaptive repetitions of `event`; count 0 gives 0.
 EpsilonReport epsilon_of(const Event& event, int64_t count, double delta);
+// Epsilon at `delta` of all `charges` together; their order and grouping do not matter. The schedule must have been
+// fixed in advance, not chosen from outputs.
+EpsilonReport epsilon_of(std::span<const Charge> charges, double delta);
+// epsilon_of().epsilon alone, for searches.
+double epsilon_upper_bound(const Event& event, int64_t count, double delta);
 // Smallest delta such that `count` repetitions are (epsilon, delta)-DP by the same bounds.
 double delta_of(const Event& event, int64_t count, double epsilon);
+
+// "add_or_remove_one": the relation for which the numbers of this event hold.
+std::string relation_of(const Event& event);
 
 }  // namespace dpfa::accounting
