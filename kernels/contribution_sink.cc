@@ -1,0 +1,70 @@
+#include "kernels/contribution_sink.h"
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "src/base/plant.h"
+
+namespace dpfa::kernels {
+namespace {
+
+// One loop per element type, compiled for each vector width and chosen at load time. Rounding and conversion are
+// exact operations, so every width gives the same bits.
+#define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+
+DPFA_CLONES void add_scaled(int32_t* sum, const float* values, int64_t n, float scale) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<int32_t>(__builtin_rintf(values[i] * scale));
+}
+
+DPFA_CLONES void add_scaled_bf16(int32_t* sum, const uint16_t* values, int64_t n, float scale) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = std::bit_cast<float>(static_cast<uint32_t>(values[i]) << 16);
+    sum[i] += static_cast<int32_t>(__builtin_rintf(value * scale));
+  }
+}
+
+template <typename T>
+void add_double(double* sum, const T* values, int64_t n, double factor) {
+  for (int64_t i = 0; i < n; ++i) sum[i] += factor * static_cast<double>(values[i]);
+}
+
+}  // namespace
+
+float IntegerSink::scale(double factor) const {
+  float rounded = static_cast<float>(factor);
+  if (static_cast<double>(rounded) > factor)
+    rounded = std::nextafter(rounded, -std::numeric_limits<float>::infinity());
+  return std::ldexp(rounded, -grid_exponent_);
+}
+
+void IntegerSink::add(int64_t offset, std::span<const float> values, double factor) {
+  if (DPFA_PLANT("accumulate_overwrite"))
+    for (size_t i = 0; i < values.size(); ++i) sum_[offset + i] = 0;
+  add_scaled(sum_.data() + offset, values.data(), static_cast<int64_t>(values.size()), scale(factor));
+}
+
+void IntegerSink::add(int64_t offset, std::span<const c10::BFloat16> values, double factor) {
+  add_scaled_bf16(sum_.data() + offset, reinterpret_cast<const uint16_t*>(values.data()),
+                  static_cast<int64_t>(values.size()), scale(factor));
+}
+
+void IntegerSink::add(int64_t offset, std::span<const double> values, double factor) {
+  const double scale = std::ldexp(factor, -grid_exponent_);
+  for (size_t i = 0; i < values.size(); ++i)
+    sum_[offset + i] += static_cast<int32_t>(std::rint(values[i] * scale));
+}
+
+void DoubleSink::add(int64_t offset, std::span<const float> values, double factor) {
+  add_double(sum_.data() + offset, values.data(), static_cast<int64_t>(values.size()), factor);
+}
+void DoubleSink::add(int64_t offset, std::span<const c10::BFloat16> values, double factor) {
+  add_double(sum_.data() + offset, values.data(), static_cast<int64_t>(values.size()), factor);
+}
+void DoubleSink::add(int64_t offset, std::span<const double> values, double factor) {
+  add_double(sum_.data() + offset, values.data(), static_cast<int64_t>(values.size()), factor);
+}
+
+}  // namespace dpfa::kernels

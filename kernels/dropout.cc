@@ -1,0 +1,35 @@
+#include "kernels/dropout.h"
+
+#include "kernels/compute_type.h"
+#include "src/base/random/philox.h"
+
+namespace dpfa::kernels {
+
+void apply_dropout(const DropoutSite& site, at::Tensor& x) {
+  const int64_t examples = static_cast<int64_t>(site.records.size());
+  const int64_t per_example = x.numel() / examples;
+  // One 32-bit word decides about one element: kept where word >= rate x 2^32.
+  const uint32_t threshold = static_cast<uint32_t>(site.rate * 4294967296.0);
+  const auto& words = site.key.words();
+  const std::array<uint32_t, 2> key = {words[0] ^ static_cast<uint32_t>(site.step),
+                                       words[1] ^ static_cast<uint32_t>(site.step >> 32)};
+  with_compute_type(x.scalar_type(), [&]<typename T>() {
+    const float scale = static_cast<float>(1 / (1 - site.rate));
+    T* values = x.data_ptr<T>();
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t b = 0; b < examples; ++b) {
+      for (int64_t block = 0; block < (per_example + 3) / 4; ++block) {
+        const uint64_t record = static_cast<uint64_t>(site.records[b]);
+        const auto random = philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(site.site),
+                                        static_cast<uint32_t>(record), static_cast<uint32_t>(record >> 32)},
+                                       key);
+        for (int64_t i = block * 4; i < std::min(per_example, block * 4 + 4); ++i) {
+          T& value = values[b * per_example + i];
+          value = random[i % 4] < threshold ? T{} : static_cast<T>(value * scale);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace dpfa::kernels

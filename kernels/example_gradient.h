@@ -1,0 +1,52 @@
+// Pieces of one example's gradient, formed on demand from the records of a backward pass.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/contribution_sink.h"
+#include "kernels/records.h"
+
+namespace dpfa::kernels {
+
+// Rows [row, row + rows) of the matrix of linears[linear]: the unit of parallel work. The split depends on the
+// shapes alone, hence so does every order of summation.
+struct Panel {
+  size_t linear;
+  int64_t row;
+  int64_t rows;
+};
+std::vector<Panel> split_into_panels(const GradientRecords& records);
+
+// The token-embedding gradient of one example: the rows of distinct ids, ascending, each summed over its
+// occurrences in order. T is the compute type of the records; sums run in f32 (f64 for f64).
+template <typename T>
+struct ScatteredRows {
+  std::vector<int64_t> ids;  // (U)
+  std::vector<T> rows;       // (U, C)
+};
+template <typename T>
+ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example);
+
+// out (panel.rows, columns), compute type T: the panel of example b's gradient, `tied_rows` added where the matrix
+// is a tied token embedding (may be null otherwise).
+template <typename T>
+void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
+                    const ScatteredRows<T>* tied_rows, T* out);
+
+// Squared L2 norm, products and sums in double, in a fixed order.
+double sum_of_squares(std::span<const float> values);
+double sum_of_squares(std::span<const c10::BFloat16> values);
+double sum_of_squares(std::span<const double> values);
+
+// The parts that are small: vector parameters, position rows, and token rows where the embedding is not tied.
+template <typename T>
+double small_parts_norm_squared(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows);
+template <typename T>
+void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows, double factor,
+                     ContributionSink& sink);
+
+}  // namespace dpfa::kernels

@@ -1,0 +1,56 @@
+// What a backward pass leaves behind so that any one example's gradient can be formed later.
+//
+// B examples of T tokens share one forward and backward pass; row b * T + t of every activation belongs to
+// example b alone. Rows of padded positions hold zeros in every output gradient.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace dpfa::kernels {
+
+// A matrix parameter W used as y = x W (stored (d, p)) or as y = x W^T (stored (p, d), output_major).
+// Gradient of example b: x_b^T g_b, or its transpose. d inputs, p outputs.
+struct LinearRecord {
+  at::Tensor input;            // x (B*T, d), compute type
+  at::Tensor output_gradient;  // g (B*T, p), compute type
+  int64_t offset = 0;          // of W in the flat parameter vector
+  bool output_major = false;
+
+  int64_t rows() const { return output_major ? output_gradient.size(1) : input.size(1); }
+  int64_t columns() const { return output_major ? input.size(1) : output_gradient.size(1); }
+  const at::Tensor& row_operand() const { return output_major ? output_gradient : input; }
+  const at::Tensor& column_operand() const { return output_major ? input : output_gradient; }
+};
+
+// A vector parameter (bias, LayerNorm gain or shift): its gradient of each example, already reduced over tokens.
+struct VectorRecord {
+  at::Tensor per_example;  // (B, n), f32 (f64 where the compute type is f64)
+  int64_t offset = 0;
+};
+
+// Token and position embeddings: row gradients dx (B*T, C) of the sum of both.
+// Where the output projection is tied, `tied_head` is the index of its LinearRecord, whose matrix is the token
+// embedding itself: example b's gradient is then the dense head part plus the scattered rows, and its norm has a
+// cross term. Otherwise the token embedding's gradient is the scattered rows alone.
+struct EmbeddingRecord {
+  std::span<const int64_t> ids;  // (B, T)
+  at::Tensor row_gradient;       // dx (B*T, C), compute type
+  int64_t token_offset = 0;      // of the (V, C) table
+  int64_t position_offset = 0;   // of the (positions, C) table
+  std::optional<size_t> tied_head;
+};
+
+struct GradientRecords {
+  int64_t examples = 0;  // B
+  int64_t tokens = 0;    // T
+  std::vector<LinearRecord> linears;
+  std::vector<VectorRecord> vectors;
+  std::optional<EmbeddingRecord> embedding;
+};
+
+}  // namespace dpfa::kernels

@@ -1,0 +1,98 @@
+// GPT-2 with an explicit backward pass that serves per-example gradients.
+//
+// Parameters live in one flat f32 vector in Hugging Face's order, layout and names (Conv1D weights stored (in,
+// out)), so that the optimizer, the clipped sum and checkpoints need no translation. The forward pass returns one
+// loss per example; no layer mixes examples. B examples of T tokens, C width, V vocabulary, N = B*T.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/records.h"
+#include "src/base/stream_key.h"
+#include "src/plan/model_shape.h"
+
+namespace dpfa::model {
+
+struct ParameterInfo {
+  std::string name;            // Hugging Face's, e.g. "transformer.h.0.attn.c_attn.weight"
+  std::vector<int64_t> shape;
+  int64_t offset;
+  int64_t size;
+  bool decays;                 // weight decay applies to matrices only
+};
+// All trainable parameters in order; their sizes add up to shape.parameter_count(). A tied head has no entry.
+std::vector<ParameterInfo> gpt2_parameters(const plan::Gpt2Shape& shape);
+
+// GPT-2's own initialisation: N(0, 0.02^2), residual projections divided by sqrt(2 L), gains 1, biases 0.
+void initialise_gpt2(const plan::Gpt2Shape& shape, const StreamKey& key, std::span<float> parameters);
+
+struct Batch {
+  int64_t examples = 0, tokens = 0;
+  std::span<const int64_t> input_ids;   // (B, T)
+  std::span<const int64_t> targets;     // (B, T), negative where a position has none
+  std::span<const double> loss_weights; // (B): weight of each target's cross-entropy in the example's loss
+  std::span<const int64_t> records;     // (B): record id, keys the dropout masks
+};
+
+// Masks of the embedding and residual sites: a function of (key, step, record, site, position) alone.
+struct Dropout {
+  double rate = 0;
+  StreamKey key;
+  int64_t step = 0;
+};
+
+// Receives each parameter's ingredients as the backward pass produces them, last layer first. Tensors given to a
+// visitor that keeps them stay valid until the next forward pass.
+class GradientVisitor {
+ public:
+  virtual ~GradientVisitor() = default;
+  virtual void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) = 0;
+  virtual void layer_norm(const at::Tensor& output_gradient, const at::Tensor& input, const at::Tensor& mean,
+                          const at::Tensor& rstd, int64_t gain_offset, int64_t shift_offset) = 0;
+  virtual void embedding(const kernels::EmbeddingRecord& record) = 0;
+};
+
+class Gpt2 {
+ public:
+  // `compute`: kFloat, kBFloat16 or kDouble (tests).
+  Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute);
+  ~Gpt2();
+
+  const plan::Gpt2Shape& shape() const;
+  // Uses `parameters` (P) from now on: f32 compute reads them in place, other types from a copy that
+  // weights_changed() refreshes.
+  void bind(std::span<const float> parameters);
+  void weights_changed();
+  // Where compute is bf16: the copy (P), for an optimizer that writes it itself; empty otherwise.
+  std::span<uint16_t> bf16_weights();
+
+  // losses (B): the weighted sum of each example's target cross-entropies. With `for_backward` the logits are
+  // replaced by their gradient and activations are kept.
+  void forward(const Batch& batch, const Dropout* dropout, bool for_backward, std::span<double> losses);
+  // After forward(for_backward = true) on a batch that is not empty, whose input ids these are. keep_gradients:
+  // every layer's output gradients get buffers of their own, so that records stay valid until the next pass.
+  void backward(std::span<const int64_t> input_ids, bool keep_gradients, GradientVisitor& visitor);
+
+  // Logits (V) of the token that follows `ids` (1 to positions of them).
+  std::vector<float> next_token_logits(std::span<const int64_t> ids);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The visitor of the per-example routes: keeps everything.
+kernels::GradientRecords collect_records(Gpt2& model, const Batch& batch);
+
+// The visitor of runs without privacy: adds (or with `overwrite` writes) the gradient of the sum of the batch's
+// losses to `gradient` (P).
+void add_batch_gradient(Gpt2& model, const Batch& batch, bool overwrite, std::span<float> gradient);
+
+}  // namespace dpfa::model
