@@ -1,5 +1,5 @@
-// Text to values, the same way in configuration files and on the command line. nullopt: the whole text is not one
-// such value (trailing characters, overflow and non-finite numbers included).
+// Text to values, the same way in configuration files and on the command line. nullopt: the whole text is not
+// one such value (trailing characters, overflow and non-finite numbers included).
 #pragma once
 
 #include <cstdint>
