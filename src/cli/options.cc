@@ -14,9 +14,7 @@ namespace {
 
 namespace po = boost::program_options;
 
-void assign(const std::string&, const std::string& text, std::string* target) {
-  *target = text;
-}
+void assign(const std::string&, const std::string& text, std::string* target) { *target = text; }
 
 void assign(const std::string& name, const std::string& text, int64_t* target) {
   const auto value = plan::parse_integer(text);
@@ -71,7 +69,8 @@ std::string canonical_word(const std::string& word) {
 
 }  // namespace
 
-Options::Options(std::string usage, std::string summary) : usage_(std::move(usage)), summary_(std::move(summary)) {}
+Options::Options(std::string usage, std::string summary)
+    : usage_(std::move(usage)), summary_(std::move(summary)) {}
 
 Options& Options::declare(Option option) {
   options_.push_back(std::move(option));
@@ -189,7 +188,8 @@ bool Options::parse(const Arguments& arguments) const {
   try {
     using namespace po::command_line_style;
     const int style = allow_long | long_allow_next | long_allow_adjacent;
-    po::store(po::command_line_parser(words).options(description).positional(places).style(style).run(), values);
+    po::store(po::command_line_parser(words).options(description).positional(places).style(style).run(),
+              values);
   } catch (const po::unknown_option& error) {
     const std::string name = error.get_option_name();
     throw ConfigError("unknown option " + name + plan::suggestion(name, names()) + " (--help lists them)");

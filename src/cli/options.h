@@ -4,9 +4,9 @@
 //   options.positional("run", &run, "run directory").flag("json", &json, "one JSON object");
 //   if (!options.parse(arguments)) return 0;  // --help was printed
 //
-// Values go straight into the variables given; what a variable holds before parse() is its default and appears in
-// the help. Errors (unknown or repeated option, missing value, wrong type, missing required option, surplus word)
-// are ConfigError and name the option, what was given and what is expected.
+// Values go straight into the variables given; what a variable holds before parse() is its default and
+// appears in the help. Errors (unknown or repeated option, missing value, wrong type, missing required
+// option, surplus word) are ConfigError and name the option, what was given and what is expected.
 #pragma once
 
 #include <optional>
@@ -33,7 +33,8 @@ class Options {
   // A required word without a name; declared in the order in which they are given.
   Options& positional(const std::string& name, Target target, const std::string& help);
   // Any number of words after the other positional ones.
-  Options& positional_rest(const std::string& name, std::vector<std::string>* target, const std::string& help);
+  Options& positional_rest(const std::string& name, std::vector<std::string>* target,
+                           const std::string& help);
   // Collects every `--section.key value` (a name with a dot) for plan::load_config.
   Options& overrides(std::vector<plan::Override>* target);
 

@@ -1,0 +1,70 @@
+# cmake -DSCRIPT=layering_test.cmake -DWORK_DIR=... -P layering_self_test.cmake
+#
+# A test of the layering test: in a made tree that follows the rules, each planted violation alone must be found
+# and named.
+
+cmake_minimum_required(VERSION 3.25)
+
+function(make_tree)
+  file(REMOVE_RECURSE "${WORK_DIR}")
+  file(WRITE "${WORK_DIR}/accounting/event.h" "#include \"src/base/error.h\"\n#include <cmath>\n")
+  file(WRITE "${WORK_DIR}/src/model/model.h" "#include <torch/torch.h>\n#include \"src/plan/model_shape.h\"\n")
+  file(WRITE "${WORK_DIR}/src/train/trainer.cc" "#include \"src/privacy/privatizer.h\"\n")
+  file(WRITE "${WORK_DIR}/src/cli/train.cc" "#include \"src/train/trainer.h\"\n")
+endfunction()
+
+function(run_layering)
+  execute_process(COMMAND ${CMAKE_COMMAND} -DSOURCE_DIR=${WORK_DIR} -P ${SCRIPT}
+    RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  # CMake wraps messages at spaces.
+  string(REGEX REPLACE "[ \n]+" " " output "${output}")
+  set(result "${result}" PARENT_SCOPE)
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+function(must_be_found file content reason)
+  make_tree()
+  file(WRITE "${WORK_DIR}/${file}" "${content}")
+  run_layering()
+  if(result EQUAL 0)
+    message(FATAL_ERROR "${file}: the planted violation was not found (${reason})")
+  endif()
+  string(FIND "${output}" "${file}: " where)
+  string(FIND "${output}" "${reason}" why)
+  if(where EQUAL -1 OR why EQUAL -1)
+    message(FATAL_ERROR "${file}: expected '${reason}', the message is: ${output}")
+  endif()
+endfunction()
+
+make_tree()
+run_layering()
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "a tree that follows the rules was refused: ${output}")
+endif()
+
+must_be_found(accounting/rdp.cc "#include \"comm/communicator.h\"\n" "accounting may not include comm/communicator.h")
+must_be_found(comm/ring.cc "  #  include \"src/plan/plan.h\"\n" "comm may not include src/plan/plan.h")
+must_be_found(kernels/clip.cc "#include \"accounting/event.h\"\n" "kernels may not include accounting/event.h")
+must_be_found(src/base/log.h "#include \"src/plan/plan.h\"\n" "base may not include src/plan/plan.h")
+must_be_found(src/plan/plan.cc "#include \"src/data/dataset.h\"\n" "plan may not include src/data/dataset.h")
+must_be_found(src/data/sampler.cc "#include \"kernels/noise.h\"\n" "data may not include kernels/noise.h")
+must_be_found(src/model/gpt2.cc "#include \"src/plan/plan.h\"\n" "model may not include src/plan/plan.h")
+must_be_found(src/privacy/clipper.cc "#include \"src/train/trainer.h\"\n" "privacy may not include src/train/trainer.h")
+must_be_found(src/cli/account.cc "#include \"src/train/trainer.h\"\n" "cli may not include src/train/trainer.h")
+must_be_found(src/train/loop.cc "#include \"trainer.h\"\n" "not a path from the repository root")
+must_be_found(src/extra/thing.cc "\n" "is in no module")
+must_be_found(src/data/reader.cc "#include <torch/torch.h>\n" "may not include the LibTorch header")
+must_be_found(kernels/cuda/norm.cu "#include <ATen/ATen.h>\n" "may not include the LibTorch header")
+must_be_found(src/train/comm.cc "#include <mpi.h>\n" "MPI is behind comm/communicator.h")
+must_be_found(src/privacy/gpu.cc "#include <cuda_runtime.h>\n" "may not include the GPU header")
+must_be_found(src/train/fast_step.cc "\n" "the word fast")
+must_be_found(src/privacy/clipper_v2.h "\n" "the word v2")
+must_be_found(src/train/utils.h "\n" "the word utils")
+string(REPEAT "// line\n" 151 long_header)
+must_be_found(src/train/long.h "${long_header}" "has 151 lines")
+string(REPEAT "// line\n" 401 long_source)
+must_be_found(src/train/long.cc "${long_source}" "has 401 lines")
+must_be_found(tests/train/long_test.cc "${long_source}" "has 401 lines")
+
+file(REMOVE_RECURSE "${WORK_DIR}")
+message(STATUS "every planted violation was found")
