@@ -1,0 +1,45 @@
+// The sum of clipped per-example gradients of one rank and one step: the most private object of a run.
+//
+// Type state: it can only be moved, and only the Privatizer can read it, so nothing but a release turns a sum into
+// numbers that an optimizer accepts. Oracle tests and `dpfa debug gradients` bring their own sinks
+// (kernels/contribution_sink.h) and never see one.
+//
+// Integers in units of 2^grid_exponent. One example moves a coordinate by at most 2^23 + 1 units (plan.h: the grid
+// is at least max_grad_norm x 2^-23), so kFlushEvery contributions fit 32 bits; then the sum moves on to 64 bits.
+// Before a release each coordinate is clamped to the share of 32 bits that leaves room for all ranks: clamping is
+// 1-Lipschitz, so the sensitivity does not grow, and the sum over ranks cannot wrap whatever was drawn.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "src/base/flat_buffer.h"
+
+namespace dpfa::privacy {
+
+class ClippedSum {
+ public:
+  ClippedSum(ClippedSum&&) = default;
+  ClippedSum& operator=(ClippedSum&&) = default;
+  int64_t parameters() const { return sum_.size(); }
+
+ private:
+  friend class Clipper;
+  friend class Privatizer;
+
+  static constexpr int64_t kFlushEvery = std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + 1);
+
+  explicit ClippedSum(FlatBuffer<int32_t> zeroed) : sum_(std::move(zeroed)) {}
+  // Makes room for `contributions` more of them (at most kFlushEvery) and returns where they go.
+  std::span<int32_t> reserve(int64_t contributions);
+  // The 32-bit sum of this rank, clamped for `world_size` ranks.
+  void clamp(int world_size);
+
+  FlatBuffer<int32_t> sum_;
+  FlatBuffer<int64_t> wide_;  // empty until the first flush
+  int64_t since_flush_ = 0;   // contributions in sum_
+  int64_t reservations_ = 0;  // microbatches; read by planted bugs only
+};
+
+}  // namespace dpfa::privacy

@@ -1,0 +1,134 @@
+#include "src/privacy/clipper.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "src/base/check.h"
+#include "src/base/plant.h"
+
+namespace dpfa::privacy {
+namespace {
+
+// The planted mistake of clipping the mean of a batch instead of each example.
+void add_clipped_mean(model::Gpt2& model, const model::Batch& batch, int64_t examples, double max_grad_norm,
+                      kernels::ContributionSink& sink) {
+  std::vector<float> gradient(model.shape().parameter_count());
+  model::add_batch_gradient(model, batch, /*overwrite=*/true, gradient);
+  double squares = 0;
+  for (float g : gradient) squares += static_cast<double>(g) * g;
+  const double mean_norm = std::sqrt(squares) / static_cast<double>(std::max<int64_t>(examples, 1));
+  sink.add(0, std::span<const float>(gradient), kernels::clip_factor(mean_norm, max_grad_norm));
+}
+
+// Made-up tokens: a fixed multiplicative walk through the vocabulary, another one per record.
+void fill_made_up(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_record, data::Microbatch& out) {
+  out.slots = slots;
+  out.tokens = tokens;
+  out.input_ids.resize(slots * tokens);
+  out.targets.resize(slots * tokens);
+  out.records.resize(slots);
+  out.target_counts.assign(slots, tokens);
+  for (int64_t b = 0; b < slots; ++b) {
+    out.records[b] = first_record + b;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const auto id = [&](int64_t at) { return (at * 7919 + (first_record + b) * 104729 + at * at * 31) % vocab; };
+      out.input_ids[b * tokens + t] = id(t);
+      out.targets[b * tokens + t] = id(t + 1);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::string& loss) {
+  std::vector<double> weights(microbatch.slots, 0.0);
+  for (int64_t b = 0; b < microbatch.slots; ++b) {
+    const int64_t targets = microbatch.target_counts[b];
+    if (targets > 0) weights[b] = loss == "token_sum" ? 1.0 : 1.0 / static_cast<double>(targets);
+  }
+  return weights;
+}
+
+model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights) {
+  return {microbatch.slots, microbatch.tokens, microbatch.input_ids, microbatch.targets, weights,
+          microbatch.records};
+}
+
+Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model)
+    : plan_(plan), model_(model),
+      route_(plan.numerics() == "exact" ? kernels::make_exact_route() : kernels::make_gram_route()) {}
+
+Clipper::~Clipper() = default;
+
+ClippedSum Clipper::zero(std::optional<NoisyGradient> spent) const {
+  const int64_t parameters = model_.shape().parameter_count();
+  if (!spent) return ClippedSum(FlatBuffer<int32_t>(parameters));
+  FlatBuffer<int32_t> memory = std::move(spent->memory_);
+  DPFA_CHECK(memory.size() == parameters);
+  int32_t* values = memory.data();
+#pragma omp parallel for simd schedule(static)
+  for (int64_t i = 0; i < parameters; ++i) values[i] = 0;
+  return ClippedSum(std::move(memory));
+}
+
+void Clipper::accumulate(const data::Microbatch& microbatch, const model::Dropout* dropout, ClippedSum& sum) {
+  DPFA_CHECK(plan_.is_private());
+  kernels::IntegerSink sink(sum.reserve(microbatch.slots), plan_.grid_exponent());
+  accumulate_into(microbatch, dropout, sink);
+}
+
+std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microbatch& microbatch,
+                                                              const model::Dropout* dropout,
+                                                              kernels::ContributionSink& sink,
+                                                              std::vector<double>* losses_out) {
+  std::vector<kernels::ExampleOutcome> outcomes(microbatch.slots);
+  std::vector<double> losses(microbatch.slots, 0.0);
+  const std::vector<double> weights = loss_weights(microbatch, plan_.loss());
+  const model::Batch batch = to_batch(microbatch, weights);
+  if (batch.examples > 0 && batch.tokens > 0) {
+    model_.forward(batch, dropout, /*for_backward=*/true, losses);
+    std::vector<uint8_t> selected(microbatch.slots);
+    for (int64_t b = 0; b < microbatch.slots; ++b)
+      selected[b] = microbatch.records[b] >= 0 && microbatch.target_counts[b] > 0 &&
+                    (std::isfinite(losses[b]) || DPFA_PLANT("zero_times_nan"));
+    if (DPFA_PLANT("clip_after_mean"))
+      add_clipped_mean(model_, batch, std::count(selected.begin(), selected.end(), 1), plan_.max_grad_norm(), sink);
+    else
+      route_->accumulate(model::collect_records(model_, batch), selected, plan_.max_grad_norm(), sink, outcomes);
+  }
+  if (losses_out != nullptr) *losses_out = std::move(losses);
+  return outcomes;
+}
+
+bool Clipper::self_test(int64_t slots, int64_t context) {
+  if (slots <= 1) return true;
+  const int64_t parameters = model_.shape().parameter_count();
+  const int grid = plan_.is_private() ? plan_.grid_exponent() : -20;
+  const auto contribution = [&](const data::Microbatch& microbatch) {
+    FlatBuffer<int32_t> sum(parameters);
+    kernels::IntegerSink sink(sum.span(), grid);
+    accumulate_into(microbatch, nullptr, sink);
+    return sum;
+  };
+  // Every slot once: the sum over a full microbatch must be the sum of its examples taken one at a time, and a
+  // lone example in the last slot must give what it gives alone.
+  data::Microbatch together, alone;
+  fill_made_up(slots, context, model_.shape().vocab, 1, together);
+  FlatBuffer<int32_t> expected(parameters), last;
+  for (int64_t b = 0; b < slots; ++b) {
+    fill_made_up(1, context, model_.shape().vocab, 1 + b, alone);
+    last = contribution(alone);
+    for (int64_t i = 0; i < parameters; ++i) expected.data()[i] += last.data()[i];
+  }
+  const auto equal = [&](const FlatBuffer<int32_t>& a, const FlatBuffer<int32_t>& b) {
+    return std::equal(a.data(), a.data() + parameters, b.data());
+  };
+  if (!equal(contribution(together), expected)) return false;
+  std::fill(together.records.begin(), together.records.end() - 1, -1);
+  std::fill(together.target_counts.begin(), together.target_counts.end() - 1, 0);
+  std::fill(together.targets.begin(), together.targets.end() - context, data::kIgnored);
+  std::fill(together.input_ids.begin(), together.input_ids.end() - context, 0);
+  return equal(contribution(together), last);
+}
+
+}  // namespace dpfa::privacy

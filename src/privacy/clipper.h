@@ -1,0 +1,58 @@
+// Forward, backward, per-example norms and clipping of a microbatch, added to a ClippedSum.
+//
+// Guarantee (add or remove one record): inserting a record anywhere in the draw changes the integer sum by at most
+// the plan's sensitivity in L2 norm. It holds because each example's contribution is bounded by what was measured
+// and depends on no other example: where examples share a pass, self_test() has shown for the run's shapes that an
+// example's bits depend neither on its slot nor on its neighbours (numerics = exact).
+//
+// Edge cases: an empty slot, a record without targets, and a record whose loss or norm is not finite contribute
+// nothing. None of these is counted, logged or an error: they are private.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/norm_route.h"
+#include "src/data/microbatch.h"
+#include "src/model/gpt2.h"
+#include "src/plan/plan.h"
+#include "src/privacy/clipped_sum.h"
+#include "src/privacy/noisy_gradient.h"
+
+namespace dpfa::privacy {
+
+class Clipper {
+ public:
+  // `model` must outlive the Clipper.
+  Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model);
+  ~Clipper();
+
+  // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied).
+  ClippedSum zero(std::optional<NoisyGradient> spent = std::nullopt) const;
+  // Adds the clipped gradients of the microbatch's examples. `dropout` may be null.
+  void accumulate(const data::Microbatch& microbatch, const model::Dropout* dropout, ClippedSum& sum);
+
+  // The same into any sink, with each example's norm and factor: for oracles and `dpfa debug gradients`.
+  std::vector<kernels::ExampleOutcome> accumulate_into(const data::Microbatch& microbatch,
+                                                       const model::Dropout* dropout,
+                                                       kernels::ContributionSink& sink,
+                                                       std::vector<double>* losses = nullptr);
+
+  // Whether an example contributes the same bits alone and in any slot of `slots` among others, at `context`
+  // tokens, on made-up tokens and the current weights. Always true for one slot.
+  bool self_test(int64_t slots, int64_t context);
+
+ private:
+  const plan::PrivacyPlan& plan_;
+  model::Gpt2& model_;
+  std::unique_ptr<kernels::NormRoute> route_;
+};
+
+// Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.
+std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::string& loss);
+model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights);
+
+}  // namespace dpfa::privacy
