@@ -2,7 +2,7 @@
 """Times one training step of dpfa against PyTorch on this machine, in one interleaved run.
 
     tests/compare/step_time.py --dpfa build/cpu-release/bin/dpfa --python VENV/bin/python --markdown OUT.md
-    tests/compare/step_time.py --install VENV --opacus ...      first makes VENV (3 GB from PyPI)
+    tests/compare/step_time.py --install VENV --opacus ...      first makes VENV (5 GB on disk)
 
 Every arm is started again in each round, in rotating order, in a child process of its own (so its peak resident
 memory is its own too); a figure is the median over all rounds. The arms, for a GPT-2 with untied head:
@@ -12,7 +12,7 @@ memory is its own too); a figure is the median over all rounds. The arms, for a 
     dpfa not private            the same engine, no clipping, no noise        baseline of the first line
     PyTorch not private         fused AdamW, contiguous logits: the baseline of all ratios
     PyTorch one-example loop    forward and backward per example, clip, add, Gaussian noise, fused AdamW
-    Opacus hooks, Opacus ghost  where the package opacus can be imported, else the arm is reported as not run
+    Opacus hooks, Opacus ghost  with --opacus; where it cannot be imported the report says that it was not run
 
 Only the arms need torch; this process uses the standard library alone.
 """
@@ -68,7 +68,7 @@ def make_gpt2(shape):
 
         def forward(self, ids):
             # One row of positions per example: Opacus takes the first dimension for the example.
-            places = torch.arange(ids.shape[1]).expand(ids.shape)
+            places = torch.arange(ids.shape[1]).repeat(len(ids), 1)
             x = self.tokens(ids) + self.positions(places)
             for block in self.blocks:
                 x = block(x)
@@ -278,7 +278,7 @@ def report(options, cases, versions):
 def install(folder, with_opacus):
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     packages = ["torch==2.11.0", "numpy"] + (["opacus==1.6.0"] if with_opacus else [])
-    print(f"installing {' '.join(packages)} in {folder} (about 3 GB)", file=sys.stderr)
+    print(f"installing {' '.join(packages)} in {folder} (5 GB on disk)", file=sys.stderr)
     subprocess.run([os.path.join(folder, "bin", "python"), "-m", "pip", "install", "--quiet"] + packages, check=True)
 
 
