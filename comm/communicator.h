@@ -32,6 +32,9 @@ class Communicator {
   virtual void all_reduce_sum(std::span<int32_t> values) = 0;
   virtual void all_reduce_sum(std::span<int64_t> values) = 0;
   virtual void all_reduce_max(std::span<int64_t> values) = 0;
+  // Sums of floats, for runs without privacy only: rounding depends on the rank count. All ranks receive the same
+  // bits (reduced on rank 0, then broadcast).
+  virtual void all_reduce_sum(std::span<float> values) = 0;
   // bytes of `root` to all ranks; equal sizes on all ranks.
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
   // The `bytes` of every rank, rank by rank; equal sizes on all ranks.
