@@ -73,6 +73,7 @@ Options::Options(std::string usage, std::string summary)
     : usage_(std::move(usage)), summary_(std::move(summary)) {}
 
 Options& Options::declare(Option option) {
+  option.name = plan::canonical_name(option.name);
   options_.push_back(std::move(option));
   return *this;
 }

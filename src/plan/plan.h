@@ -47,14 +47,14 @@ class PrivacyPlan {
   double noise_stddev() const;          // on the sum, before the divisor
   int grid_exponent() const;
   double grid() const;                  // 2^grid_exponent
-  double target_delta() const;
-  double target_epsilon() const;        // infinity where noise_multiplier was given
+  double target_delta() const;          // only where is_private()
+  double target_epsilon() const;        // only where is_private(); infinity where noise_multiplier was given
   const std::string& numerics() const;
   const std::string& generator() const;
   const std::string& loss() const;
   accounting::Event event() const;      // of one step; only where is_private()
   // Largest number of charges whose epsilon does not exceed what was planned: with target_epsilon the last one
-  // within the target, otherwise max_charges().
+  // within the target, otherwise max_charges(). Without privacy there is no limit (the largest int64_t).
   int64_t allowed_charges() const;
 
   nlohmann::json to_json() const;       // all public fields, as they enter the ledger's open line

@@ -14,7 +14,7 @@ namespace {
 std::string rounded(double value, bool up) {
   if (!std::isfinite(value) || value <= 0) return format_real(value);
   const double unit = std::pow(10.0, std::floor(std::log10(value)) - 3);
-  const double digits = up ? std::ceil(value / unit * (1 - 1e-12)) : std::floor(value / unit * (1 + 1e-12));
+  const double digits = up ? std::ceil(value / unit) : std::floor(value / unit);
   std::ostringstream out;
   out << std::setprecision(4) << digits * unit;
   return out.str();
@@ -43,7 +43,9 @@ void add_epsilon(const PrivacyPlan& plan, const std::string& label, int64_t char
 void add_sampling(const PrivacyPlan& plan, Lines& lines) {
   lines.add("sampler", "Poisson: each record enters a step independently with probability sample_rate");
   lines.add("sample_rate", format_real(plan.sample_rate()));
-  lines.add("expected batch", format_real(plan.expected_batch_size()) + " records, the public divisor");
+  const nlohmann::json size = plan.to_json().at("dataset_size");
+  lines.add("expected batch", format_real(plan.expected_batch_size()) + " records, the public divisor" +
+                                  (size.is_null() ? "" : "; dataset_size declared public: " + size.dump()));
 }
 
 std::string steps_text(const PrivacyPlan& plan) {
@@ -59,8 +61,8 @@ const char kProtection[] =
     "  - from the operators of the ranks and of the network: the ranks see records and sums without noise\n"
     "    (noise = after_sum: rank 0 draws the noise root; ranks and network are trusted);\n"
     "  - from anyone who watches the machine's timing: the time of a step depends on the records drawn;\n"
-    "  - a person with several records counts as several units: k records weaken the guarantee about k-fold "
-    "and more;\n"
+    "  - a person with several records counts as several units: for k records epsilon grows about "
+    "k-fold, delta faster;\n"
     "  - other runs on the same data, tuning runs included, compose with this one and are not included;\n"
     "  - what is true of the population and would be learnt without the record too.";
 
@@ -79,7 +81,8 @@ std::string PrivacyPlan::statement() const {
   }
   const std::string grid = "2^" + std::to_string(grid_exponent());
   const std::string target = std::isfinite(target_epsilon())
-                                 ? " (calibrated for epsilon <= " + format_real(target_epsilon()) + ")"
+                                 ? " (calibrated for epsilon <= " + format_real(target_epsilon()) +
+                                       " after " + std::to_string(max_charges()) + " charged steps)"
                                  : " (given)";
   lines.paragraph("Privacy statement");
   lines.add("privacy unit", "one record, truncated to the model's context");

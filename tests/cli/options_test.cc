@@ -14,7 +14,7 @@ struct Values {
   std::optional<double> epsilon;
   std::vector<std::string> many;
   std::vector<plan::Override> overrides;
-  bool json = false;
+  bool json = false, no_header = false;
 };
 
 bool parse(const Arguments& words, Values& values) {
@@ -26,6 +26,7 @@ bool parse(const Arguments& words, Values& values) {
       .add("epsilon", &values.epsilon, "epsilon")
       .add("many", &values.many, "may be repeated")
       .flag("json", &values.json, "JSON")
+      .flag("no-header", &values.no_header, "declared with a dash")
       .overrides(&values.overrides);
   return options.parse(words);
 }
@@ -56,12 +57,21 @@ TEST(Options, ValuesGoIntoTheirVariablesInEitherSpelling) {
   EXPECT_EQ(values.steps, 3) << "the default stays";
   EXPECT_EQ(values.epsilon, -3.0);
   EXPECT_TRUE(values.json);
+  EXPECT_FALSE(values.no_header);
   EXPECT_EQ(values.many, (std::vector<std::string>{"a-b", "c"}));
   ASSERT_EQ(values.overrides.size(), 2u);
   EXPECT_EQ(values.overrides[0].key, "privacy.steps");
   EXPECT_EQ(values.overrides[0].value, "-3");
   EXPECT_EQ(values.overrides[1].key, "model.from");
   EXPECT_EQ(values.overrides[1].value, "x=y");
+}
+
+TEST(Options, ANameDeclaredWithADashIsFoundInEitherSpelling) {
+  for (const char* word : {"--no-header", "--no_header"}) {
+    Values values;
+    ASSERT_TRUE(parse({"r", "--delta", "1", word}, values));
+    EXPECT_TRUE(values.no_header) << word;
+  }
 }
 
 TEST(Options, HelpIsPrintedEvenWhereRequiredOptionsAreMissing) {

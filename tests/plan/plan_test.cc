@@ -365,5 +365,21 @@ TEST(Plan, StatementNamesEveryNumberAndWhoIsProtectedFromWhom) {
                          "other runs"});
 }
 
+// The number that people quote is rounded: never below the bound.
+TEST(Plan, StatementRoundsEpsilonUp) {
+  for (const double sigma : {0.7, 0.9, 1.1, 1.3, 2.0, 5.0, 50.0}) {
+    PrivacyConfig privacy = given_noise();
+    privacy.noise_multiplier = sigma;
+    const PrivacyPlan plan = plan_of(privacy);
+    const std::string text = plan.statement();
+    const size_t line = text.find("\n  epsilon");
+    ASSERT_NE(line, std::string::npos);
+    const double shown = std::stod(text.substr(text.find_first_of("0123456789", line)));
+    const double epsilon = accounting::epsilon_of(plan.event(), plan.steps(), plan.target_delta()).epsilon;
+    EXPECT_GE(shown, epsilon);
+    EXPECT_LE(shown, epsilon * 1.0011);
+  }
+}
+
 }  // namespace
 }  // namespace dpfa::plan
