@@ -1,5 +1,7 @@
 # dpfa_library(NAME SOURCES ... [DEPENDS ...] [PLANTED])  static library dpfa_NAME, alias dpfa::NAME
 # dpfa_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [ENVIRONMENT ...])  GoogleTest program, CTest name NAME
+# dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case)  CTest PROGRAM.planted.PLANT: that case of a test program linked
+#   with the _planted libraries passes with the bug asleep and fails with it alive
 # dpfa_mpi_test(NAME RANKS 2 4 SOURCES ... DEPENDS ...)  the same program under mpirun, once per rank count
 #
 # PLANTED builds the library a second time as dpfa_NAME_planted, with DPFA_PLANTS defined: the same
@@ -54,6 +56,13 @@ function(dpfa_test name)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
     ENVIRONMENT "DPFA_SHARED=${PROJECT_SOURCE_DIR}/../shared;DPFA_SOURCE_DIR=${PROJECT_SOURCE_DIR};DPFA_PROGRAM=${PROJECT_BINARY_DIR}/bin/dpfa;${ARG_ENVIRONMENT}")
+endfunction()
+
+function(dpfa_planted_bug plant)
+  cmake_parse_arguments(ARG "" "PROGRAM;TEST" "" ${ARGN})
+  add_test(NAME ${ARG_PROGRAM}.planted.${plant} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}>
+    -DTEST=${ARG_TEST} -DPLANT=${plant} -P ${PROJECT_SOURCE_DIR}/tests/planted_bugs.cmake)
+  set_tests_properties(${ARG_PROGRAM}.planted.${plant} PROPERTIES LABELS unit TIMEOUT 600)
 endfunction()
 
 # The program brings its own main() that initialises MPI (tests/support/mpi_main.cc).
