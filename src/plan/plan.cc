@@ -125,7 +125,7 @@ json with_derived(json fields) {
   const double norm = fields.at("max_grad_norm").get<double>();
   const double parameters = fields.at("trainable_parameters").get<double>();
   const int grid_exponent = std::ilogb(norm) - kGridBits;
-  const double numerics = fields.at("numerics") == "fp32" ? std::ldexp(1.0, -10) : 0.0;
+  const double numerics = fields.at("numerics") == "fp32" ? std::ldexp(1.0, -8) : 0.0;
   const double slack =
       std::sqrt(parameters) / 2 * (std::ldexp(1.0, grid_exponent) / norm) + std::ldexp(1.0, -20) + numerics;
   const double sensitivity = norm * (1 + slack);

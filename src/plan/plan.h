@@ -9,7 +9,8 @@
 //   max_grad_norm x (1 + slack),  slack = sqrt(P) / 2 x grid / max_grad_norm + 2^-20
 // where P is the number of trainable parameters: rounding a contribution to integers moves each coordinate by at
 // most half a unit, and 2^-20 covers the fp32 scaling of one example's gradient (three roundings of 2^-24
-// relative each). numerics = fp32 adds 2^-10, the certified relative error of its norms (kernels/gram_norm.h).
+// relative each). numerics = fp32 adds 2^-8, the certified error of its norms and products (kGramSlack in
+// kernels/norm_route.h).
 // noise stddev = noise_multiplier x sensitivity, on the sum.
 #pragma once
 
