@@ -13,11 +13,11 @@ namespace dpfa::data {
 inline constexpr int64_t kIgnored = -100;  // target of a position that has none, as in Hugging Face
 
 struct Microbatch {
-  int64_t slots = 0;   // B
-  int64_t tokens = 0;  // T
-  std::vector<int64_t> input_ids;  // (B, T); padding holds id 0
-  std::vector<int64_t> targets;    // (B, T): the token that follows input_ids[b, t], or kIgnored
-  std::vector<int64_t> records;    // (B): record id, -1 in an empty slot
+  int64_t slots = 0;                   // B
+  int64_t tokens = 0;                  // T
+  std::vector<int64_t> input_ids;      // (B, T); padding holds id 0
+  std::vector<int64_t> targets;        // (B, T): the token that follows input_ids[b, t], or kIgnored
+  std::vector<int64_t> records;        // (B): record id, -1 in an empty slot
   std::vector<int64_t> target_counts;  // (B): targets that are not ignored
 };
 

@@ -2,8 +2,9 @@
 //
 // Rank r owns the records i with i mod world_size == r and decides about them with its own key: together the
 // ranks realise one Poisson draw over the whole dataset, with no communication. An empty draw is valid. The
-// number of drawn records is private. The decision on record i at step t is a function of (key, t, i) alone, so
-// where all ranks hold one key (--insecure-seed only) the union of the draws does not depend on world_size.
+// number of drawn records is private. The decision on record i at step t is a function of (key, t, i) alone,
+// so where all ranks hold one key (--insecure-seed only) the union of the draws does not depend on
+// world_size.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ class PoissonSampler {
  public:
   // sample_rate in (0, 1]; it is realised as floor(sample_rate x 2^64) / 2^64, never above what is accounted.
   PoissonSampler(const StreamKey& key, double sample_rate, int rank, int world_size);
-  // Indices of this rank's records drawn for draw number `draw`, increasing. Draw numbers never repeat under one key.
+  // Indices of this rank's records drawn for draw number `draw`, increasing. Draw numbers never repeat under
+  // one key.
   std::vector<int64_t> draw(int64_t draw, int64_t dataset_records) const;
 
  private:
