@@ -91,6 +91,17 @@ class MpiCommunicator : public Communicator {
   void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_INT64_T, MPI_SUM); }
   void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, MPI_INT64_T, MPI_MAX); }
 
+  // Not MPI_Allreduce: some of its algorithms add in another order on each rank.
+  void all_reduce_sum(std::span<float> values) override {
+    for_each_part(values, [&](std::span<float> part) {
+      const int count = static_cast<int>(part.size());
+      const void* send = rank_ == 0 ? MPI_IN_PLACE : part.data();
+      void* receive = rank_ == 0 ? part.data() : nullptr;
+      must(MPI_Reduce(send, receive, count, MPI_FLOAT, MPI_SUM, 0, comm_), "reduce");
+      must(MPI_Bcast(part.data(), count, MPI_FLOAT, 0, comm_), "broadcast");
+    });
+  }
+
   void broadcast(std::span<std::byte> bytes, int root) override {
     DPFA_CHECK(root >= 0 && root < size_, "broadcast from rank ", root, " of ", size_);
     for_each_part(bytes, [&](std::span<std::byte> part) {

@@ -17,6 +17,7 @@ class SelfCommunicator : public Communicator {
   void all_reduce_sum(std::span<int32_t>) override {}
   void all_reduce_sum(std::span<int64_t>) override {}
   void all_reduce_max(std::span<int64_t>) override {}
+  void all_reduce_sum(std::span<float>) override {}
   void broadcast(std::span<std::byte>, int root) override {
     DPFA_CHECK(root == 0, "broadcast from rank ", root, " of a world of one");
   }
