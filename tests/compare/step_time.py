@@ -61,7 +61,7 @@ def make_gpt2(shape):
             super().__init__()
             width = shape["width"]
             self.tokens = nn.Embedding(shape["vocab"], width)
-            self.positions = nn.Embedding(shape["sequence"], width)
+            self.positions = nn.Embedding(max(1024, shape["sequence"]), width)
             self.blocks = nn.ModuleList(Block(width) for _ in range(shape["layers"]))
             self.norm = nn.LayerNorm(width)
             self.head = nn.Linear(width, shape["vocab"], bias=False)
@@ -201,13 +201,14 @@ class Samples:
 
 
 def measure_dpfa(options, arm, shape, samples):
-    command = [options.dpfa, "bench", "step", "--json", "--release", "off" if arm.endswith("no release") else "on"]
-    for name in ("layers", "width", "vocab", "batch", "sequence", "compute"):
+    command = [options.dpfa, "bench", "step", "--json", "--release", "off" if arm.endswith("no release") else "on",
+               "--numerics", options.numerics, "--repeats", str(options.repeats)]
+    for name in ("layers", "width", "vocab", "batch", "sequence", "compute", "threads"):
         command += [f"--{name}", str(shape[name])]
     result = child(command, options.threads)["results"][0]
-    samples[arm].add([result["seconds"]], result["peak_rss_mib"])
+    samples[arm].add(result["all_seconds"], result["peak_rss_mib"])
     if arm == DPFA_ARMS[0]:
-        samples[DPFA_BASELINE].add([result["baseline_seconds"]], result["baseline_peak_rss_mib"])
+        samples[DPFA_BASELINE].add(result["all_baseline_seconds"], result["baseline_peak_rss_mib"])
 
 
 def measure_pytorch(options, arm, shape, samples, versions):
@@ -265,7 +266,7 @@ def report(options, cases, versions):
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
                platform.processor())
     size = f"{options.layers} layers, width {options.width}, vocabulary {options.vocab}, untied head"
-    software = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    software = f"dpfa numerics = {options.numerics}, " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     parts = [f"{size}; {options.threads} threads of {cpu}; {software}; medians of {options.rounds} interleaved rounds.",
              f"Command: `{' '.join(['tests/compare/step_time.py'] + sys.argv[1:])}`",
              table(cases, "seconds per step (ratio to PyTorch not private) [least, most]", time_cell),
@@ -294,7 +295,8 @@ def main():
     parser.add_argument("--width", type=int, default=768, help="64 channels per head")
     parser.add_argument("--vocab", type=int, default=50257)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=2, help="timed steps of a PyTorch arm per round")
+    parser.add_argument("--repeats", type=int, default=2, help="timed steps of an arm per round")
+    parser.add_argument("--numerics", default="exact", help="how dpfa measures norms: exact or fp32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables there")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
