@@ -104,12 +104,12 @@ run_tests() {
   rm -rf "$work/checkout"
   mkdir "$work/checkout"
   cp -r "$source_dir/launch" "$work/checkout/"
+  mkdir -p "$work/checkout/build"/{account,cpu-release}
   # shellcheck disable=SC2016
   fake cmake '[[ "$*" != *--build* || -z ${BROKEN_BUILD:-} ]]'
   # shellcheck disable=SC2016
-  fake ctest 'while [[ $1 != --output-junit ]]; do shift; done
-    mkdir -p "$(dirname "$2")"
-    printf "<testsuite name=\"t\"\n\ttests=\"10\"\n\tfailures=\"%s\"\n\tdisabled=\"0\"\n\tskipped=\"1\"\n>\n" "${FAILED:-0}" >"$2"
+  fake ctest 'printf "99%% tests passed, %s tests failed out of 10\n\n" "${FAILED:-0}"
+    printf "The following tests did not run:\n\t  3 - some.test (Skipped)\n"
     exit "${CTEST_CODE:-0}"'
   status=0
   env -u Torch_DIR -u DPFA_TORCH_ROOT DPFA_CACHE="$work/cache" PATH="$work/bin:$PATH" "$@" \
@@ -119,7 +119,6 @@ run_tests() {
 last_line_is() { [[ $(cat "$work/last") == "$1" ]]; }
 
 fresh_machine
-mkdir -p "$work/build"
 run_tests
 expect "launch/test adds up both presets" last_line_is "18 passed, 0 failed"
 expect "and succeeds where nothing failed" ended_with 0
