@@ -32,10 +32,11 @@ Outcome run(const std::string& command) {
   return outcome;
 }
 
-Outcome job(const std::string& mode) {
-  return run(variable("DPFA_MPIRUN") + " -np 4 --oversubscribe --bind-to none " + variable("DPFA_JOB") + " " +
-             mode);
+Outcome on_four_ranks(const std::string& program) {
+  return run(variable("DPFA_MPIRUN") + " -np 4 --oversubscribe --bind-to none " + program);
 }
+
+Outcome job(const std::string& mode) { return on_four_ranks(variable("DPFA_JOB") + " " + mode); }
 
 class JobEnd : public ::testing::Test {
  protected:
@@ -90,6 +91,13 @@ TEST_F(JobEnd, OfASingletonThatWasAnnouncedMoreRanksIsAConfigurationError) {
   EXPECT_NE(torchrun.output.find("announces 4"), std::string::npos) << torchrun.output;
   const Outcome plain = run(alone + "--unset=RANK --unset=WORLD_SIZE " + variable("DPFA_JOB") + " steps");
   EXPECT_EQ(plain.code, 0) << plain.output;
+}
+
+TEST_F(JobEnd, OfATestProgramIsAFailureWhereOneRankFailed) {
+  const Outcome outcome = on_four_ranks(variable("DPFA_FAILING_RANK"));
+  EXPECT_EQ(outcome.code, 1) << outcome.output;
+  EXPECT_NE(outcome.output.find("rank 1: FailingRank.FailsOnRankOne failed"), std::string::npos)
+      << outcome.output;
 }
 
 }  // namespace

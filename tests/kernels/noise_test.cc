@@ -183,43 +183,41 @@ TEST(Noise, OfOneKeyIsIndependentOfThatOfOtherKeysPurposesAndGenerators) {
   }
 }
 
-// What an observer of the released floats learns from their low bits alone: how often each residue modulo 256
-// grid units occurs, and how often a value does not lie on the grid at all.
+// What an observer of the released floats learns from their low bits alone.
 struct LowBits {
-  std::vector<double> residues = std::vector<double>(256, 0.0);
-  double off_grid = 0;
+  std::vector<double> residues = std::vector<double>(256, 0.0);  // of the grid units, modulo 256
+  double off_grid = 0;                                           // values between two grid units
+  double fine = 0;                                               // values with bits below 2^-24
 };
 
 LowBits low_bits(uint64_t step, int32_t x, size_t count) {
   LowBits seen;
   const Release r = {.seed = 6, .step = step, .scale = 0x1p-20};
   for (const float y : noisy(r, std::vector<int32_t>(count, x))) {
-    const double on_grid = static_cast<double>(y) * 0x1p20;
-    if (on_grid != std::floor(on_grid)) {
-      ++seen.off_grid;
-    } else {
-      ++seen.residues[static_cast<size_t>(static_cast<int64_t>(on_grid) & 255)];
-    }
+    const double units = static_cast<double>(y) * 0x1p20;
+    seen.off_grid += units != std::floor(units);
+    seen.fine += units * 16 != std::floor(units * 16);
+    ++seen.residues[static_cast<size_t>(static_cast<int64_t>(std::floor(units)) & 255)];
   }
   return seen;
 }
 
 TEST(Noise, LowBitsDoNotTellASumOfZeroFromASumOfOne) {
-  // "One" is one standard deviation of the noise, 2^20 grid units. Floats hold all integers up to 2^24 and
-  // the noise stays below 2^23.4, so the cast drops nothing. Chi-square of 255 degrees of freedom exceeds 390
-  // with probability 1e-7: false-alarm rate 1e-7.
+  // "One" is one standard deviation of the noise, 2^20 grid units. Float noise added to a float 1 loses its
+  // bits below 2^-24, float noise added to 0 keeps them (Mironov 2012): whoever sees such bits knows that x =
+  // 0. Floats hold all integers up to 2^24 and the noise stays below 2^23.4, so our cast drops nothing.
   constexpr size_t kCount = 1 << 20;
   const LowBits zero = low_bits(1, 0, kCount), one = low_bits(2, 1 << 20, kCount);
+  EXPECT_LT(std::abs(zero.fine - one.fine) / kCount, 1e-3) << "advantage of the distinguisher";
   EXPECT_EQ(zero.off_grid, 0);
   EXPECT_EQ(one.off_grid, 0);
+  // A chi-square of 255 degrees of freedom exceeds 390 with probability 1e-7, the false-alarm rate.
   double chi_square = 0;
   for (size_t residue = 0; residue < 256; ++residue) {
     const double a = zero.residues[residue], b = one.residues[residue];
     if (a + b > 0) chi_square += (a - b) * (a - b) / (a + b);
   }
   EXPECT_LT(chi_square, 390);
-  // The best guess from the fraction off the grid: no better than a coin.
-  EXPECT_LT(std::abs(zero.off_grid - one.off_grid) / kCount, 1e-3);
 }
 
 TEST(Noise, OnWideSumsEqualsNoiseOnNarrowOnes) {

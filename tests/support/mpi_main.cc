@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <string>
 
 #include "src/base/watchdog.h"
 #include "tests/support/mpi_world.h"
@@ -16,14 +17,18 @@ std::unique_ptr<comm::Communicator> world_of_all_tests;
 constexpr std::chrono::seconds kLongestTest{120};
 
 class FailurePrinter : public ::testing::EmptyTestEventListener {
+  // GoogleTest holds the lock of current_test_info() while it reports a failure, so the name is kept from
+  // here.
+  void OnTestStart(const ::testing::TestInfo& test) override {
+    name_ = std::string(test.test_suite_name()) + "." + test.name();
+  }
   void OnTestPartResult(const ::testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const ::testing::TestInfo* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    std::fprintf(stderr, "rank %d: %s.%s failed at %s:%d\n%s\n", world().rank(),
-                 test == nullptr ? "set-up" : test->test_suite_name(), test == nullptr ? "" : test->name(),
+    std::fprintf(stderr, "rank %d: %s failed at %s:%d\n%s\n", world().rank(), name_.c_str(),
                  result.file_name() == nullptr ? "?" : result.file_name(), result.line_number(),
                  result.message());
   }
+  std::string name_ = "the set-up";
 };
 
 class ProgressReporter : public ::testing::EmptyTestEventListener {
