@@ -173,7 +173,11 @@ CaseValue smallest_scale(const std::function<bool(double)>& meets) {
     high *= 2;
   }
   double low = high / 2;
-  while (low > 1e-12 && meets(low)) high = low, low /= 2;
+  while (meets(low)) {
+    if (low < 1e-12) return {0, {}};  // no noise is needed
+    high = low;
+    low /= 2;
+  }
   while (high - low > 1e-12 * high) {
     const double middle = low + (high - low) / 2;
     (meets(middle) ? high : low) = middle;

@@ -68,7 +68,8 @@ void add_composed_cases(CaseTable& table);
 void add_discrete_cases(CaseTable& table);
 void add_renyi_cases(CaseTable& table);
 
-// The smallest scale in (0, 1e12] that meets a target, within 1e-12 relative, rounded to the side that meets it.
+// The smallest scale up to 1e12 that meets a target, within 1e-12 relative, rounded to the side that meets it; 0
+// where every scale does, infinity where none does.
 CaseValue smallest_scale(const std::function<bool(double)>& meets);
 
 // The directions that `adjacency` or `neighboring` of the case ask for; without both, add and remove.
