@@ -77,8 +77,8 @@ inline void sync_to_disk(const std::filesystem::path& path) {
   if (result != 0) internal::throw_io_error("sync", path);
 }
 
-// Replaces `path` by the concatenated `parts`: temporary name, fsync, rename, fsync of the folder. Where it throws,
-// what stood under `path` before still stands there and no temporary file is left.
+// Replaces `path` by the concatenated `parts`: temporary name, fsync, rename, fsync of the folder. Where it
+// throws, what stood under `path` before still stands there and no temporary file is left.
 inline void write_file_atomically(const std::filesystem::path& path,
                                   std::span<const std::span<const std::byte>> parts) {
   const std::filesystem::path temporary = path.string() + ".partial-" + std::to_string(::getpid());

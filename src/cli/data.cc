@@ -57,7 +57,7 @@ int run_prepare(const Arguments& arguments) {
       .require("out", &out, "dataset folder to write; must not exist")
       .add("field", &prepare.read.field,
            "column or JSON member that holds the text (default: the only one, or 'text')")
-      .flag("no-header", &no_header,
+      .flag("no_header", &no_header,
             "the first row of a table is a record; --field is then a column number from 1")
       .add("record", &record, "what a record of a .txt file is: line, paragraph or document (the whole file)")
       .add("tokenizer", &prepare.tokenizer, "bytes or gpt2")
@@ -68,7 +68,7 @@ int run_prepare(const Arguments& arguments) {
       .add("holdout", &prepare.holdout,
            "share of the records to hold out, chosen by a keyed hash of each record; held-out "
            "private records stay private")
-      .add("holdout-out", &holdout_out, "dataset folder for the held-out records")
+      .add("holdout_out", &holdout_out, "dataset folder for the held-out records")
       .add("seed", &prepare.seed, "key of the hold-out split")
       .flag("json", &json, "print the counts as one JSON object");
   if (!options.parse(arguments)) return 0;

@@ -9,7 +9,7 @@ namespace dpfa::data {
 void fill_microbatch(const Dataset& dataset, std::span<const int64_t> indices, int64_t slots, int64_t context,
                      Microbatch& out) {
   DPFA_CHECK(slots >= 0 && context >= 1, slots, " slots of ", context, " tokens");
-  DPFA_CHECK(static_cast<int64_t>(indices.size()) <= slots, indices.size(), " records for ", slots, " slots");
+  DPFA_CHECK(static_cast<int64_t>(indices.size()) <= slots, "more records than slots");
   out.slots = slots;
   out.tokens = context;
   out.input_ids.assign(static_cast<size_t>(slots * context), 0);

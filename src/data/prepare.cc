@@ -28,7 +28,7 @@ void check(const PrepareOptions& options) {
   if (options.context < 1) throw ConfigError("--context must be at least 1");
   if (!(options.holdout >= 0 && options.holdout < 1)) throw ConfigError("--holdout must be in [0, 1)");
   if ((options.holdout > 0) == options.holdout_out.empty()) {
-    throw ConfigError("--holdout FRACTION and --holdout-out DIR go together");
+    throw ConfigError("--holdout FRACTION and --holdout_out DIR go together");
   }
 }
 

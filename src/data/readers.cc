@@ -181,7 +181,7 @@ size_t column_by_name(const std::filesystem::path& path, const std::string& fiel
     std::string known;
     for (const std::string& name : header) known += (known.empty() ? "'" : ", '") + name + "'";
     throw ConfigError("'" + path.string() + "' has no column '" + wanted + "'; give --field one of " + known +
-                      ", or --no-header where the first row is a record");
+                      ", or --no_header where the first row is a record");
   }
   if (std::find(found + 1, header.end(), wanted) != header.end()) {
     fail(path, 1, "two columns are called '" + wanted + "'");
@@ -256,7 +256,7 @@ ReadCounts read_records(const std::filesystem::path& path, const ReadOptions& op
   if (!is_text && options.unit != RecordUnit::kLine) {
     throw ConfigError("--record fits only .txt files; in '" + path.string() + "' each row is a record");
   }
-  if (!is_table && !options.header) throw ConfigError("--no-header fits only .csv and .tsv files");
+  if (!is_table && !options.header) throw ConfigError("--no_header fits only .csv and .tsv files");
   const MappedFile file(path);
   std::string_view text = file.text();
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);

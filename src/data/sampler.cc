@@ -13,6 +13,7 @@
 namespace dpfa::data {
 
 namespace {
+
 constexpr int64_t kChunk = 2048;  // records decided from one piece of keystream, 16 KiB
 
 // The planted bug "shuffle_as_poisson": batches of a fixed size, taken in turn.
@@ -41,7 +42,7 @@ PoissonSampler::PoissonSampler(const StreamKey& key, double sample_rate, int ran
 }
 
 std::vector<int64_t> PoissonSampler::draw(int64_t draw, int64_t dataset_records) const {
-  DPFA_CHECK(draw >= 0 && dataset_records >= 0, "draw ", draw, " over ", dataset_records, " records");
+  DPFA_CHECK(draw >= 0 && dataset_records >= 0, "a negative draw or dataset");
   if (DPFA_PLANT("shuffle_as_poisson")) {
     return fixed_size_draw(sample_rate_, draw, dataset_records, rank_, world_size_);
   }
@@ -50,21 +51,21 @@ std::vector<int64_t> PoissonSampler::draw(int64_t draw, int64_t dataset_records)
   const bool all = sample_rate_ == 1;
   const uint64_t threshold = all ? 0 : static_cast<uint64_t>(std::ldexp(sample_rate_, 64));
   const int64_t stride = DPFA_PLANT("rank_batches_overlap") ? 1 : world_size_;
-  const int64_t first = DPFA_PLANT("rank_batches_overlap") ? 0 : rank_;
+  int64_t record = DPFA_PLANT("rank_batches_overlap") ? 0 : rank_;
   // Record i is decided by the 64-bit word i of the stream (key, draw). Each rank computes the whole stream
   // and reads its own words: so the decision does not depend on the number of ranks, and a draw takes all
   // ranks equally long, however many records they have.
   std::array<uint32_t, 2 * kChunk> words;
-  for (int64_t begin = 0; begin < dataset_records && !all; begin += kChunk) {
+  for (int64_t begin = 0; begin < dataset_records; begin += kChunk) {
     const int64_t end = std::min(begin + kChunk, dataset_records);
     fill_words(key_, static_cast<uint64_t>(draw), 2 * static_cast<uint64_t>(begin),
                std::span(words).first(2 * static_cast<size_t>(end - begin)));
-    for (int64_t i = first + (begin - first + stride - 1) / stride * stride; i < end; i += stride) {
-      const uint64_t word = static_cast<uint64_t>(words[2 * (i - begin) + 1]) << 32 | words[2 * (i - begin)];
-      if (word < threshold) drawn.push_back(i);
+    for (; record < end; record += stride) {
+      const size_t place = 2 * static_cast<size_t>(record - begin);
+      const uint64_t word = static_cast<uint64_t>(words[place + 1]) << 32 | words[place];
+      if (all || word < threshold) drawn.push_back(record);
     }
   }
-  for (int64_t i = first; all && i < dataset_records; i += stride) drawn.push_back(i);
   return drawn;
 }
 

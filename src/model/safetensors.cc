@@ -65,7 +65,8 @@ int64_t bytes_of(const std::vector<int64_t>& shape, DType dtype) {
 // Everything that can be wrong about one file, with the file's name in front.
 class HeaderParser {
  public:
-  HeaderParser(const std::filesystem::path& path, std::span<const std::byte> file) : path_(path), file_(file) {}
+  HeaderParser(const std::filesystem::path& path, std::span<const std::byte> file)
+      : path_(path), file_(file) {}
 
   void parse(std::map<std::string, TensorView>& tensors, std::map<std::string, std::string>& metadata) {
     const std::string_view header = header_text();
@@ -99,8 +100,8 @@ class HeaderParser {
     if (file_.size() < sizeof(size)) fail("it is shorter than the 8 bytes of its header size");
     std::memcpy(&size, file_.data(), sizeof(size));
     if (size > kMaxHeaderBytes) {
-      fail("its header claims " + std::to_string(size) + " bytes, at most " + std::to_string(kMaxHeaderBytes) +
-           " are allowed");
+      fail("its header claims " + std::to_string(size) + " bytes, at most " +
+           std::to_string(kMaxHeaderBytes) + " are allowed");
     }
     if (size > file_.size() - sizeof(size)) {
       fail("its header claims " + std::to_string(size) + " bytes, but only " +
@@ -306,12 +307,22 @@ std::vector<int64_t> SafetensorsFile::read_integers(const std::string& name) con
   const auto widen = [](auto value) { return static_cast<int64_t>(value); };
   const std::span<int64_t> out(values);
   switch (view.dtype) {
-    case DType::kI64: convert_all<int64_t>(view.data, out, widen); break;
-    case DType::kI32: convert_all<int32_t>(view.data, out, widen); break;
-    case DType::kI16: convert_all<int16_t>(view.data, out, widen); break;
-    case DType::kI8: convert_all<int8_t>(view.data, out, widen); break;
+    case DType::kI64:
+      convert_all<int64_t>(view.data, out, widen);
+      break;
+    case DType::kI32:
+      convert_all<int32_t>(view.data, out, widen);
+      break;
+    case DType::kI16:
+      convert_all<int16_t>(view.data, out, widen);
+      break;
+    case DType::kI8:
+      convert_all<int8_t>(view.data, out, widen);
+      break;
     case DType::kU8:
-    case DType::kBool: convert_all<uint8_t>(view.data, out, widen); break;
+    case DType::kBool:
+      convert_all<uint8_t>(view.data, out, widen);
+      break;
     default:
       throw IoError("'" + state_->path.string() + "': tensor '" + name + "' holds " +
                     row_of(view.dtype).name + ", expected integers");
@@ -333,10 +344,11 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Tens
   std::vector<std::span<const std::byte>> parts(2);
   uint64_t offset = 0;
   for (const TensorToWrite* tensor : order) {
-    DPFA_CHECK(tensor->name != "__metadata__" && !header.contains(tensor->name),
-               "two tensors are called '", tensor->name, "'");
+    DPFA_CHECK(tensor->name != "__metadata__" && !header.contains(tensor->name), "two tensors are called '",
+               tensor->name, "'");
     DPFA_CHECK(bytes_of(tensor->shape, tensor->dtype) == static_cast<int64_t>(tensor->data.size()),
-               "tensor '", tensor->name, "' has ", tensor->data.size(), " bytes, which is not its shape's size");
+               "tensor '", tensor->name, "' has ", tensor->data.size(),
+               " bytes, which is not its shape's size");
     header[tensor->name] = {{"dtype", row_of(tensor->dtype).name},
                             {"shape", tensor->shape},
                             {"data_offsets", {offset, offset + tensor->data.size()}}};

@@ -162,7 +162,7 @@ TEST(Readers, OptionsThatDoNotFitTheFileAreRefused) {
   EXPECT_TRUE(contains(failure("a.txt", "x", field("text")), "ConfigError", "no fields"));
   EXPECT_TRUE(
       contains(failure("a.csv", "x", unit(RecordUnit::kParagraph)), "ConfigError", "each row is a record"));
-  EXPECT_TRUE(contains(failure("a.jsonl", "x", field("", false)), "ConfigError", "--no-header"));
+  EXPECT_TRUE(contains(failure("a.jsonl", "x", field("", false)), "ConfigError", "--no_header"));
   EXPECT_THROW(record_unit("sentence"), ConfigError);
   EXPECT_THROW(read_records("/no/such/file.txt", {}, [](std::string_view) {}), IoError);
 }

@@ -64,7 +64,8 @@ std::string tensor(const std::string& dtype, const std::string& shape, const std
 
 TEST(Safetensors, WhatIsWrittenIsReadBackToTheLastBit) {
   TemporaryFolder folder;
-  const std::vector<float> weights{1.5f, -0.0f, std::numeric_limits<float>::denorm_min(), INFINITY, 3e38f, -7};
+  const std::vector<float> weights{1.5f,     -0.0f, std::numeric_limits<float>::denorm_min(),
+                                   INFINITY, 3e38f, -7};
   const std::vector<double> wide{1.0 / 3, -1e300};
   const std::vector<int64_t> ids{-5, int64_t{1} << 60};
   const std::vector<uint8_t> flags{1, 0, 1};
@@ -93,7 +94,8 @@ TEST(Safetensors, WhatIsWrittenIsReadBackToTheLastBit) {
   file.read_floats("weights", read);
   EXPECT_EQ(std::memcmp(read.data(), weights.data(), 24), 0);
   for (const auto& [name, view] : file.tensors()) {
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(view.data.data()) % static_cast<size_t>(size_of(view.dtype)), 0u) << name;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(view.data.data()) % static_cast<size_t>(size_of(view.dtype)), 0u)
+        << name;
   }
 }
 
@@ -113,7 +115,8 @@ TEST(Safetensors, HalfPrecisionFormatsConvertExactly) {
   const std::vector<float> expected{1, -2, 65504, 0x1p-24f, 0x1p-14f, -INFINITY, NAN, -0.0f};
   const std::vector<uint16_t> brain{0x3f80, 0xc000, 0x7f7f, 0xff80};
   const std::vector<float> brain_expected{1, -2, 0x1.fep127f, -INFINITY};
-  write_safetensors(folder / "f", {{"half", DType::kF16, {8}, bytes(half)}, {"brain", DType::kBF16, {4}, bytes(brain)}});
+  write_safetensors(folder / "f",
+                    {{"half", DType::kF16, {8}, bytes(half)}, {"brain", DType::kBF16, {4}, bytes(brain)}});
   const SafetensorsFile file = SafetensorsFile::open(folder / "f");
   std::vector<float> read(8), brain_read(4);
   file.read_floats("half", read);
@@ -206,7 +209,8 @@ TEST(Safetensors, OffsetsThatDoNotTileTheDataAreRefused) {
   EXPECT_TRUE(refused_for(file("[4,0]", "[4,8]"), "do not lie within"));
   EXPECT_TRUE(refused_for(file("[0,4,4]", "[4,8]"), "[begin, end]"));
   EXPECT_TRUE(refused_for(file("[0,\"4\"]", "[4,8]"), "non-negative integers"));
-  EXPECT_TRUE(refused_for(file_of("{\"a\":" + tensor("U8", "[4]", "[0,4]") + "}", "12345"), "tensors end at 4"));
+  EXPECT_TRUE(
+      refused_for(file_of("{\"a\":" + tensor("U8", "[4]", "[0,4]") + "}", "12345"), "tensors end at 4"));
 }
 
 std::string valid_file(const TemporaryFolder& folder) {
@@ -263,21 +267,24 @@ TEST(Safetensors, AFailedWriteLeavesTheOldFileAndNoOther) {
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(read_text(path), "old content");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
-  EXPECT_THROW(write_safetensors(folder / "no/such/folder", {{"a", DType::kF32, {1 << 16}, bytes(large)}}), IoError);
+  EXPECT_THROW(write_safetensors(folder / "no/such/folder", {{"a", DType::kF32, {1 << 16}, bytes(large)}}),
+               IoError);
 }
 
 TEST(Safetensors, AWriterThatIsGivenNonsenseThrowsInsteadOfWriting) {
   TemporaryFolder folder;
   const std::vector<float> a{1, 2};
   EXPECT_THROW(write_safetensors(folder / "f", {{"a", DType::kF32, {3}, bytes(a)}}), InternalError);
-  EXPECT_THROW(write_safetensors(folder / "f", {{"a", DType::kF32, {2}, bytes(a)}, {"a", DType::kF32, {2}, bytes(a)}}),
-               InternalError);
+  EXPECT_THROW(
+      write_safetensors(folder / "f", {{"a", DType::kF32, {2}, bytes(a)}, {"a", DType::kF32, {2}, bytes(a)}}),
+      InternalError);
   EXPECT_FALSE(std::filesystem::exists(folder / "f"));
 }
 
 TEST(Safetensors, ReadsFilesWrittenByTheReferenceLibrary) {
   const char* shared = std::getenv("DPFA_SHARED");
-  const auto path = std::filesystem::path(shared == nullptr ? "" : shared) / "golden/gradients/gpt2-tied/batch.safetensors";
+  const auto path =
+      std::filesystem::path(shared == nullptr ? "" : shared) / "golden/gradients/gpt2-tied/batch.safetensors";
   if (shared == nullptr || !std::filesystem::exists(path)) {
     GTEST_SKIP() << "not run: no file of the reference library at " << path;
   }
