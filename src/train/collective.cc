@@ -1,0 +1,55 @@
+#include "src/train/collective.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace dpfa::train {
+namespace {
+
+struct Report {
+  int32_t code = 0;
+  char text[1020] = {};
+};
+
+}  // namespace
+
+void on_every_rank(comm::Communicator& communicator, const std::function<void()>& work) {
+  Report mine;
+  const auto note = [&](ExitCode code, const char* text) {
+    mine.code = static_cast<int32_t>(code);
+    std::strncpy(mine.text, text, sizeof(mine.text) - 1);
+  };
+  try {
+    work();
+  } catch (const Error& error) {
+    note(error.code(), error.what());
+  } catch (const std::exception& error) {
+    note(ExitCode::kInternal, error.what());
+  }
+  const auto reports = communicator.all_gather(std::as_bytes(std::span(&mine, 1)));
+  for (int r = 0; r < communicator.size(); ++r) {
+    Report report;
+    std::memcpy(&report, reports.data() + r * sizeof(Report), sizeof(Report));
+    if (report.code == 0) continue;
+    const std::string where = r == 0 ? "" : "rank " + std::to_string(r) + ": ";
+    throw AgreedError(static_cast<ExitCode>(report.code), where + report.text);
+  }
+}
+
+void on_rank_0(comm::Communicator& communicator, const std::function<void()>& work) {
+  on_every_rank(communicator, [&] {
+    if (communicator.rank() == 0) work();
+  });
+}
+
+std::string broadcast_text(comm::Communicator& communicator, const std::string& text) {
+  int64_t size = static_cast<int64_t>(text.size());
+  communicator.broadcast(std::as_writable_bytes(std::span(&size, 1)), 0);
+  std::string result = text;
+  result.resize(size);
+  communicator.broadcast(std::as_writable_bytes(std::span(result.data(), result.size())), 0);
+  return result;
+}
+
+}  // namespace dpfa::train

@@ -1,0 +1,69 @@
+#include "src/train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "src/base/check.h"
+#include "src/privacy/noisy_gradient.h"
+#include "src/train/baseline_gradient.h"
+
+namespace dpfa::train {
+namespace {
+
+std::vector<kernels::DecayRange> decay_ranges(const std::vector<model::ParameterInfo>& parameters) {
+  std::vector<kernels::DecayRange> ranges;
+  for (const auto& p : parameters) {
+    if (!ranges.empty() && ranges.back().decays == p.decays && ranges.back().end == p.offset)
+      ranges.back().end += p.size;
+    else
+      ranges.push_back({p.offset, p.offset + p.size, p.decays});
+  }
+  return ranges;
+}
+
+}  // namespace
+
+double learning_rate(const plan::OptimizerConfig& config, int64_t step, int64_t steps) {
+  const double t = static_cast<double>(step), warmup = static_cast<double>(config.warmup_steps);
+  if (t < warmup) return config.learning_rate * (t + 1) / warmup;
+  if (config.schedule == "constant") return config.learning_rate;
+  const double span = std::max(1.0, static_cast<double>(steps) - warmup);
+  const double progress = std::min(1.0, (t - warmup) / span);
+  const double floor = config.final_learning_rate_ratio;
+  return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+}
+
+template <typename Gradient>
+Optimizer<Gradient>::Optimizer(const plan::OptimizerConfig& config,
+                               const std::vector<model::ParameterInfo>& parameters)
+    : config_(config), ranges_(decay_ranges(parameters)) {
+  const int64_t size = parameters.back().offset + parameters.back().size;
+  if (config.name == "adamw") {
+    state_.first = FlatBuffer<float>(size);
+    state_.second = FlatBuffer<float>(size);
+  } else {
+    DPFA_CHECK(config.name == "sgd", config.name);
+    if (config.momentum != 0) state_.first = FlatBuffer<float>(size);
+  }
+}
+
+template <typename Gradient>
+void Optimizer<Gradient>::apply(const Gradient& gradient, double rate, std::span<float> weights,
+                                std::span<uint16_t> bf16_weights) {
+  ++state_.updates;
+  if (config_.name == "adamw") {
+    const kernels::AdamwStep step{rate,           config_.beta1,        config_.beta2,
+                                  config_.epsilon, config_.weight_decay, state_.updates};
+    kernels::adamw_step(step, ranges_, gradient.values(), state_.first.span(), state_.second.span(), weights,
+                        bf16_weights);
+  } else {
+    const kernels::SgdStep step{rate, config_.momentum, config_.weight_decay};
+    kernels::sgd_step(step, ranges_, gradient.values(), state_.first.span(), weights, bf16_weights);
+  }
+}
+
+template class Optimizer<privacy::NoisyGradient>;
+template class Optimizer<BaselineGradient>;
+
+}  // namespace dpfa::train

@@ -1,0 +1,238 @@
+#include "src/train/run_setup.h"
+
+#include <ATen/Parallel.h>
+#include <omp.h>
+#include <sched.h>
+#include <sodium.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <thread>
+
+#include "src/base/check.h"
+#include "src/base/file.h"
+#include "src/model/gpt2_io.h"
+#include "src/privacy/agreement.h"
+#include "src/privacy/clipper.h"
+#include "src/train/collective.h"
+#include "src/train/tuning.h"
+
+namespace dpfa::train {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr int64_t kLargestMicrobatch = 32;
+
+std::string random_hex_id() {
+  const auto bytes = RootKey::from_system().bytes();
+  char hex[33];
+  return sodium_bin2hex(hex, sizeof(hex), bytes.data(), 16);
+}
+
+std::string digest_of(std::span<const float> weights) {
+  unsigned char digest[32];
+  crypto_generichash(digest, sizeof(digest), reinterpret_cast<const unsigned char*>(weights.data()),
+                     weights.size_bytes(), nullptr, 0);
+  char hex[65];
+  return sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
+}
+
+void open_data(RunSetup& setup) {
+  const plan::Config& config = setup.config;
+  if (config.data.train.empty()) throw ConfigError("data.train is missing: a folder written by 'dpfa data prepare'");
+  setup.train = data::Dataset::open(config.data.train);
+  if (config.data.eval.empty()) return;
+  if (!config.data.eval_is_public)
+    throw ConfigError("data.eval is given but data.eval_is_public is not true: held-out records count as private, "
+                      "and a loss on them would be an unaccounted release; set eval_is_public = true only where "
+                      "they are public, or remove data.eval");
+  setup.eval = data::Dataset::open(config.data.eval);
+  if (setup.eval->vocab_size() != setup.train->vocab_size())
+    throw StateError("data.train and data.eval were prepared with different tokenizers");
+}
+
+void choose_shape(RunSetup& setup) {
+  const plan::ModelConfig& model = setup.config.model;
+  const int64_t vocab = setup.train->vocab_size();
+  if (!model.from.empty()) {
+    setup.shape = model::read_gpt2_shape(model.from);
+    setup.context = model.context > 0 ? model.context : setup.shape.positions;
+  } else {
+    setup.shape = {model.layers, model.width, model.heads, model.context,
+                   model.vocab_size > 0 ? model.vocab_size : vocab, model.tied_head};
+    setup.context = model.context;
+  }
+  if (setup.shape.vocab < vocab)
+    throw ConfigError("the model's vocabulary has " + std::to_string(setup.shape.vocab) + " tokens and the data's " +
+                      std::to_string(vocab) + ": prepare the data with the model's tokenizer");
+  if (setup.context < 1 || setup.context > setup.shape.positions)
+    throw ConfigError("model.context = " + std::to_string(setup.context) + ": expected 1 to " +
+                      std::to_string(setup.shape.positions) + ", the model's positions");
+  if (setup.shape.width % setup.shape.heads != 0)
+    throw ConfigError("model.width = " + std::to_string(setup.shape.width) + " is not a multiple of model.heads = " +
+                      std::to_string(setup.shape.heads));
+}
+
+at::ScalarType compute_type(const plan::RuntimeConfig& runtime) {
+  if (runtime.device != "cpu")
+    throw Unsupported("runtime.device = " + runtime.device + " is not in this build: use cpu");
+  return runtime.compute == "bf16" ? at::kBFloat16 : at::kFloat;
+}
+
+void make_model(RunSetup& setup) {
+  setup.weights = FlatBuffer<float>(setup.shape.parameter_count());
+  setup.model = std::make_unique<model::Gpt2>(setup.shape, compute_type(setup.config.runtime));
+  if (setup.config.model.from.empty())
+    model::initialise_gpt2(setup.shape, setup.keys->init, setup.weights.span());
+  else
+    model::load_gpt2_weights(setup.config.model.from, setup.shape, setup.weights.span());
+  setup.model->bind(setup.weights.span());
+}
+
+std::vector<std::string> stamps_of(const RunOptions& options) {
+  std::vector<std::string> stamps;
+  if (!options.config.privacy.enabled) stamps.push_back("privacy.enabled = false");
+  if (options.insecure_seed) stamps.push_back("--insecure-seed: the keys of this run can be guessed");
+  if (options.debug_nonprivate) stamps.push_back("--debug-nonprivate: private values were shown");
+  return stamps;
+}
+
+void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledger, const RunOptions& options) {
+  const json& open = ledger.open();
+  if (open.at("plan_digest") != setup.plan->digest())
+    throw StateError("the privacy plan of this configuration is not that of the ledger in '" +
+                     setup.run_dir.string() + "': resume with the configuration of the run (its config.ini)");
+  if (open.at("dataset_id") != setup.train->id())
+    throw StateError("the ledger in '" + setup.run_dir.string() + "' belongs to dataset " +
+                     open.at("dataset_id").get<std::string>() + ", data.train is dataset " + setup.train->id());
+  if (json(stamps_of(options)) != open.at("stamps"))
+    throw StateError("the run in '" + setup.run_dir.string() +
+                     "' was started with other NOT PRIVATE options (see the stamps of its ledger): resume alike");
+}
+
+accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
+  const fs::path path = setup.run_dir / "ledger.jsonl";
+  if (options.resume) {
+    accounting::Ledger ledger = accounting::Ledger::resume(path);
+    refuse_foreign_ledger(setup, ledger, options);
+    return ledger;
+  }
+  if (fs::exists(setup.run_dir))
+    throw ConfigError("the output directory '" + setup.run_dir.string() +
+                      "' exists: choose another output.dir, or continue that run with --resume " +
+                      setup.run_dir.string());
+  std::error_code error;
+  fs::create_directories(setup.run_dir, error);
+  if (error) throw IoError("cannot create '" + setup.run_dir.string() + "': " + error.message());
+  write_file_atomically(setup.run_dir / "config.ini", plan::to_ini(setup.config));
+  const std::vector<std::string> stamps = stamps_of(options);
+  return accounting::Ledger::create(path, {{"run_id", random_hex_id()},
+                                           {"dataset_id", setup.train->id()},
+                                           {"private", setup.plan->is_private()},
+                                           {"stamps", stamps},
+                                           {"plan", setup.plan->to_json()},
+                                           {"plan_digest", setup.plan->digest()}});
+}
+
+void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator) {
+  std::string skipped;
+  on_rank_0(communicator, [&] {
+    setup.ledger = open_ledger(setup, options);
+    if (options.resume) setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
+    setup.ledger->start({{"world_size", communicator.size()}, {"noise", setup.config.aggregation.noise}});
+  });
+  const std::string text = broadcast_text(communicator, communicator.rank() == 0 ? setup.ledger->text() : "");
+  if (communicator.rank() != 0) setup.ledger = accounting::Ledger::in_memory_from_text(text);
+  if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
+
+  // The folder and step of the checkpoint, so that every rank loads the same one.
+  const std::string head = broadcast_text(
+      communicator, setup.checkpoint ? std::to_string(setup.checkpoint->step) + " " + setup.checkpoint->dir.string() : "");
+  if (communicator.rank() != 0 && !head.empty()) {
+    const size_t space = head.find(' ');
+    setup.checkpoint.emplace();
+    setup.checkpoint->step = std::stoll(head.substr(0, space));
+    setup.checkpoint->dir = head.substr(space + 1);
+  }
+}
+
+void print_statement(const RunSetup& setup, const RunOptions& options, bool whole) {
+  for (const std::string& warning : setup.plan->warnings()) std::cerr << "warning: " << warning << '\n';
+  for (const std::string& stamp : stamps_of(options)) std::cerr << "NOT PRIVATE: " << stamp << '\n';
+  if (whole) std::cout << setup.plan->statement() << std::flush;
+}
+
+}  // namespace
+
+void set_threads(int64_t configured, int local_size) {
+  int64_t threads = configured;
+  if (threads == 0) {
+    cpu_set_t affinity;
+    CPU_ZERO(&affinity);
+    const bool known = sched_getaffinity(0, sizeof(affinity), &affinity) == 0;
+    const int64_t host = std::max(1u, std::thread::hardware_concurrency());
+    const int64_t usable = known ? CPU_COUNT(&affinity) : host;
+    threads = std::max<int64_t>(1, std::min(usable, host / std::max(1, local_size)));
+  }
+  omp_set_num_threads(static_cast<int>(threads));
+  at::set_num_threads(static_cast<int>(threads));
+}
+
+RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator) {
+  RunSetup setup;
+  setup.config = options.config;
+  setup.run_dir = options.config.output.dir;
+  set_threads(setup.config.runtime.threads, communicator.local_size());
+  const bool measures_numerics = setup.config.privacy.numerics == "auto";
+  if (measures_numerics) setup.config.privacy.numerics = "exact";  // for the checks; decided below
+
+  const auto derive = [&] {
+    setup.plan =
+        plan::PrivacyPlan::derive(setup.config.privacy, setup.config.aggregation, setup.shape.parameter_count());
+  };
+  on_every_rank(communicator, [&] {
+    DPFA_CHECK(sodium_init() >= 0);
+    compute_type(setup.config.runtime);
+    open_data(setup);
+    choose_shape(setup);
+    derive();
+    if (!options.dry_run && setup.run_dir.empty()) throw ConfigError("output.dir is missing: the run directory");
+  });
+  if (options.dry_run) {
+    if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/true);
+    return setup;
+  }
+
+  setup.keys = make_run_keys(communicator, options.insecure_seed);
+  on_every_rank(communicator, [&] { make_model(setup); });
+  if (measures_numerics) {
+    setup.config.privacy.numerics = broadcast_text(
+        communicator,
+        communicator.rank() == 0 ? faster_numerics(setup.config, *setup.model, setup.context) : "");
+    derive();
+  }
+  if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
+  open_run(setup, options, communicator);
+  privacy::agree(communicator, {.step = 0,
+                                .draw = setup.ledger->last_draw() + 1,
+                                .plan_digest = setup.plan->digest(),
+                                .ledger_digest = setup.ledger->digest()});
+  // The weights must be the same everywhere; their digest stands in for the ledger's here.
+  privacy::agree(communicator, {.plan_digest = setup.plan->digest(), .ledger_digest = digest_of(setup.weights.span())});
+
+  setup.microbatch_size = setup.config.runtime.microbatch_size;
+  const double share = setup.plan->expected_batch_size() / communicator.size();
+  if (setup.microbatch_size == 0)
+    setup.microbatch_size =
+        best_microbatch_size(*setup.plan, *setup.model, setup.context,
+                             std::clamp<int64_t>(static_cast<int64_t>(share), 1, kLargestMicrobatch));
+  else if (setup.plan->is_private() && setup.plan->numerics() == "exact" &&
+           !privacy::Clipper(*setup.plan, *setup.model).self_test(setup.microbatch_size, setup.context))
+    setup.microbatch_size = 1;
+  return setup;
+}
+
+}  // namespace dpfa::train

@@ -1,0 +1,42 @@
+// Everything a run needs before its first step, checked in the order in which an operator would want to hear of it:
+// configuration, data, model, plan; then the run directory and the ledger; then weights and measurements.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "accounting/ledger.h"
+#include "comm/communicator.h"
+#include "src/base/flat_buffer.h"
+#include "src/data/dataset.h"
+#include "src/model/gpt2.h"
+#include "src/plan/plan.h"
+#include "src/train/checkpoint.h"
+#include "src/train/run_keys.h"
+#include "src/train/trainer.h"
+
+namespace dpfa::train {
+
+struct RunSetup {
+  plan::Config config;  // resolved: what config.ini of the run directory says
+  std::filesystem::path run_dir;
+  std::optional<data::Dataset> train, eval;
+  plan::Gpt2Shape shape;
+  int64_t context = 0;  // tokens of an example
+  std::optional<plan::PrivacyPlan> plan;
+  std::optional<accounting::Ledger> ledger;  // the file on rank 0, replicas elsewhere
+  std::optional<RunKeys> keys;
+  FlatBuffer<float> weights;
+  std::unique_ptr<model::Gpt2> model;
+  std::optional<CheckpointHead> checkpoint;  // to resume from
+  int64_t microbatch_size = 1;
+};
+
+// On a dry run: prints the privacy statement on rank 0 and prepares nothing further.
+RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator);
+
+// Threads of this process for the host's share of cores.
+void set_threads(int64_t configured, int local_size);
+
+}  // namespace dpfa::train

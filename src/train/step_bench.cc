@@ -1,0 +1,143 @@
+#include "src/train/step_bench.h"
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "accounting/ledger.h"
+#include "comm/communicator.h"
+#include "src/privacy/clipper.h"
+#include "src/privacy/privatizer.h"
+#include "src/train/baseline_gradient.h"
+#include "src/train/optimizer.h"
+
+namespace dpfa::train {
+namespace {
+
+constexpr double kLearningRate = 1e-6;  // keeps the weights, and so the work of a step, as they are
+
+data::Microbatch made_up(const StepBenchSpec& spec) {
+  data::Microbatch m;
+  m.slots = spec.batch;
+  m.tokens = spec.sequence;
+  uint64_t state = 88172645463325252ull;
+  for (int64_t i = 0; i < spec.batch * spec.sequence; ++i) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    m.input_ids.push_back(static_cast<int64_t>(state % static_cast<uint64_t>(spec.shape.vocab)));
+    m.targets.push_back(static_cast<int64_t>((state >> 20) % static_cast<uint64_t>(spec.shape.vocab)));
+  }
+  for (int64_t b = 0; b < spec.batch; ++b) m.records.push_back(b);
+  m.target_counts.assign(spec.batch, spec.sequence);
+  return m;
+}
+
+plan::PrivacyPlan made_up_plan(const StepBenchSpec& spec) {
+  plan::PrivacyConfig privacy;
+  privacy.noise_multiplier = 1;
+  privacy.target_delta = 1e-6;
+  privacy.expected_batch_size = static_cast<double>(spec.batch);
+  privacy.dataset_size = 100000;
+  privacy.steps = 1000;
+  privacy.numerics = spec.numerics;
+  return plan::PrivacyPlan::derive(privacy, {}, spec.shape.parameter_count());
+}
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+struct StepBench::State {
+  explicit State(const StepBenchSpec& bench)
+      : spec(bench), plan(made_up_plan(bench)), microbatch(made_up(bench)),
+        model(bench.shape, bench.compute == "bf16" ? at::kBFloat16 : at::kFloat),
+        weights(bench.shape.parameter_count()), communicator(comm::make_self_communicator()),
+        ledger(accounting::Ledger::in_memory(
+            {{"plan", plan.to_json()}, {"plan_digest", plan.digest()}, {"private", true}, {"stamps", {"benchmark"}}})),
+        root(RootKey::from_insecure_seed(1)) {
+    model::initialise_gpt2(bench.shape, root.stream(Purpose::kInit), weights.span());
+    model.bind(weights.span());
+  }
+
+  StepBenchSpec spec;
+  plan::PrivacyPlan plan;
+  data::Microbatch microbatch;
+  model::Gpt2 model;
+  FlatBuffer<float> weights;
+  std::unique_ptr<comm::Communicator> communicator;
+  accounting::Ledger ledger;
+  RootKey root;
+  int64_t step = 0;
+
+  struct Private {
+    explicit Private(State& s)
+        : clipper(s.plan, s.model), privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)) {}
+    privacy::Clipper clipper;
+    privacy::Privatizer privatizer;
+    std::optional<Optimizer<privacy::NoisyGradient>> optimizer;
+    std::optional<privacy::NoisyGradient> spent;
+    std::optional<privacy::ClippedSum> sum;  // without a release: one sum that goes on growing
+  };
+  struct Baseline {
+    explicit Baseline(int64_t parameters) : gradient(parameters) {}
+    BaselineGradient gradient;
+    std::optional<Optimizer<BaselineGradient>> optimizer;
+  };
+  std::optional<Private> with_privacy;
+  std::optional<Baseline> without;
+};
+
+StepBench::StepBench(const StepBenchSpec& spec, bool with_private, bool without_privacy)
+    : state_(std::make_unique<State>(spec)) {
+  State& s = *state_;
+  const auto parameters = model::gpt2_parameters(spec.shape);
+  const plan::OptimizerConfig adamw;
+  if (with_private) {
+    s.with_privacy.emplace(s);
+    if (spec.release) s.with_privacy->optimizer.emplace(adamw, parameters);
+  }
+  if (without_privacy) {
+    s.without.emplace(spec.shape.parameter_count());
+    if (spec.release) s.without->optimizer.emplace(adamw, parameters);
+  }
+}
+
+StepBench::~StepBench() = default;
+
+double StepBench::private_seconds() {
+  State& s = *state_;
+  State::Private& p = *s.with_privacy;
+  return seconds_of([&] {
+    if (!s.spec.release) {
+      if (!p.sum) p.sum = p.clipper.zero();
+      p.clipper.accumulate(s.microbatch, nullptr, *p.sum);
+      return;
+    }
+    privacy::ClippedSum sum = p.clipper.zero(std::move(p.spent));
+    p.spent.reset();
+    p.clipper.accumulate(s.microbatch, nullptr, sum);
+    privacy::NoisyGradient gradient = p.privatizer.release(std::move(sum), s.step, p.privatizer.next_draw());
+    ++s.step;
+    p.optimizer->apply(gradient, kLearningRate, s.weights.span(), s.model.bf16_weights());
+    p.spent = std::move(gradient);
+  });
+}
+
+double StepBench::baseline_seconds() {
+  State& s = *state_;
+  State::Baseline& b = *s.without;
+  return seconds_of([&] {
+    std::vector<double> losses(s.spec.batch);
+    const std::vector<double> weights = privacy::loss_weights(s.microbatch, s.plan.loss());
+    const model::Batch batch = privacy::to_batch(s.microbatch, weights);
+    s.model.forward(batch, nullptr, /*for_backward=*/true, losses);
+    model::add_batch_gradient(s.model, batch, /*overwrite=*/true, b.gradient.sum());
+    if (b.optimizer) b.optimizer->apply(b.gradient, kLearningRate, s.weights.span(), s.model.bf16_weights());
+  });
+}
+
+}  // namespace dpfa::train

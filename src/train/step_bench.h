@@ -1,0 +1,34 @@
+// Times one training step of made-up tokens, private and not, with the engine and optimizer of real runs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "src/plan/model_shape.h"
+
+namespace dpfa::train {
+
+struct StepBenchSpec {
+  plan::Gpt2Shape shape;
+  int64_t batch = 4;           // examples of the step, one microbatch
+  int64_t sequence = 256;
+  std::string compute = "fp32";
+  std::string numerics = "exact";
+  bool release = true;         // with noise and optimizer; without: forward, backward and clipping alone
+};
+
+class StepBench {
+ public:
+  // `with_private` and `without_privacy`: which of the two steps to make ready (memory is measured one at a time).
+  StepBench(const StepBenchSpec& spec, bool with_private, bool without_privacy);
+  ~StepBench();
+  double private_seconds();   // one step, wall clock
+  double baseline_seconds();  // the same without clipping and noise
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace dpfa::train

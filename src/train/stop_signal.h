@@ -1,0 +1,11 @@
+// SIGUSR1 (and SIGTERM) as a wish that the run looks at, never as an action: the handler sets a flag, the trainer
+// asks at each microbatch, discards the partial step, writes a checkpoint and ends with exit code 75.
+#pragma once
+
+namespace dpfa::train {
+
+void watch_stop_signals();  // installs the handlers; after MPI and NCCL have installed theirs
+bool stop_requested();
+bool terminate_requested();  // SIGTERM: seconds are left, so the process ends without MPI_Finalize
+
+}  // namespace dpfa::train
