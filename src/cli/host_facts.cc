@@ -72,7 +72,8 @@ ordered_json host_facts() {
   uname(&system);
   std::string available;
   for (const CpuPath path : available_cpu_paths()) {
-    available += (available.empty() ? "" : " ") + std::string(to_string(path));
+    if (!available.empty()) available += ' ';
+    available += to_string(path);
   }
   ordered_json facts = {{"system", std::string(system.sysname) + " " + system.release + " " + system.machine},
                         {"processor", field_of("/proc/cpuinfo", "model name")},

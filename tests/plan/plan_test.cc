@@ -68,7 +68,7 @@ TEST(Plan, NoiseStddevIsNoiseMultiplierTimesSensitivity) {
       long double grid = 1;
       while (grid > static_cast<long double>(norm) / (1 << 22)) grid /= 2;
       long double slack = sqrtl(kParameters) / 2 * grid / norm + 1.0L / (1 << 20);
-      if (numerics == "fp32") slack += 1.0L / (1 << 10);
+      if (numerics == "fp32") slack += 1.0L / (1 << 8);
       EXPECT_EQ(plan.grid(), static_cast<double>(grid));
       EXPECT_NEAR(plan.slack(), static_cast<double>(slack), 1e-15);
       EXPECT_NEAR(plan.sensitivity() / (norm * (1 + slack)), 1, 1e-14L);
