@@ -19,7 +19,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kExactSlack = 1e-12;
 constexpr double kRenyiSlack = 1e-10;
 
-// Sample rate and noise multiplier to count; what costs nothing is left out. One Gaussian is one step with q = 1.
+// Sample rate and noise multiplier to count; what costs nothing is left out. One Gaussian is one step with q
+// = 1.
 using Steps = std::map<std::pair<double, double>, int64_t>;
 
 struct Upper {
@@ -32,11 +33,12 @@ Steps merge(std::span<const Charge> charges) {
   Steps steps;
   for (const Charge& charge : charges) {
     check_event(charge.event);
-    if (charge.count < 0) throw ConfigError("count " + std::to_string(charge.count) + ": expected at least 0");
+    if (charge.count < 0)
+      throw ConfigError("count " + std::to_string(charge.count) + ": expected at least 0");
     const auto* sampled = std::get_if<PoissonSampledGaussianEvent>(&charge.event);
     const double rate = sampled != nullptr ? sampled->sample_rate : 1;
-    const double noise =
-        sampled != nullptr ? sampled->noise_multiplier : std::get<GaussianEvent>(charge.event).noise_multiplier;
+    const double noise = sampled != nullptr ? sampled->noise_multiplier
+                                            : std::get<GaussianEvent>(charge.event).noise_multiplier;
     if (charge.count > 0 && rate > 0) steps[{rate, noise}] += charge.count;
   }
   return steps;
@@ -68,7 +70,8 @@ double renyi_of(const Steps& steps, double order) {
 
 // Calls `exact` with the log delta of the composition where that is known in closed form, else `renyi`.
 template <typename Exact, typename Renyi>
-Upper upper_bound(const Steps& steps, double when_free, double when_open, const Exact& exact, const Renyi& renyi) {
+Upper upper_bound(const Steps& steps, double when_free, double when_open, const Exact& exact,
+                  const Renyi& renyi) {
   if (steps.empty()) return {when_free, 0, "trivial"};
   for (const auto& [key, count] : steps) {
     if (key.second == 0) return {when_open, 0, "trivial"};

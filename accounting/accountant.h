@@ -14,11 +14,11 @@
 namespace dpfa::accounting {
 
 struct EpsilonReport {
-  double epsilon = 0;        // smallest valid upper bound found; infinity where there is none
+  double epsilon = 0;  // smallest valid upper bound found; infinity where there is none
   double delta = 0;
-  double lower_bound = 0;    // no mechanism analysis can go below this epsilon at this delta
-  std::string accountant;    // which bound `epsilon` is: "rdp"; exact: "gaussian", "one_step", "trivial"
-  double order = 0;          // Renyi order that gave it, 0 for the exact ones
+  double lower_bound = 0;  // no mechanism analysis can go below this epsilon at this delta
+  std::string accountant;  // which bound `epsilon` is: "rdp"; exact: "gaussian", "one_step", "trivial"
+  double order = 0;        // Renyi order that gave it, 0 for the exact ones
 };
 
 struct Charge {
@@ -28,8 +28,8 @@ struct Charge {
 
 // Epsilon at `delta` of `count` adaptive repetitions of `event`; count 0 gives 0.
 EpsilonReport epsilon_of(const Event& event, int64_t count, double delta);
-// Epsilon at `delta` of all `charges` together; their order and grouping do not matter. The schedule must have been
-// fixed in advance, not chosen from outputs.
+// Epsilon at `delta` of all `charges` together; their order and grouping do not matter. The schedule must
+// have been fixed in advance, not chosen from outputs.
 EpsilonReport epsilon_of(std::span<const Charge> charges, double delta);
 // epsilon_of().epsilon alone, for searches.
 double epsilon_upper_bound(const Event& event, int64_t count, double delta);

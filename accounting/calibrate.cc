@@ -14,8 +14,10 @@ constexpr double kLargestNoise = 1e6;
 constexpr int64_t kMostSteps = int64_t{1} << 50;
 
 void check_target(double epsilon, double delta, double sample_rate) {
-  if (!(epsilon > 0) || std::isinf(epsilon)) throw ConfigError("the target epsilon must be positive and finite");
-  if (!(delta > 0 && delta < 1)) throw ConfigError("the target delta must lie between 0 and 1, both excluded");
+  if (!(epsilon > 0) || std::isinf(epsilon))
+    throw ConfigError("the target epsilon must be positive and finite");
+  if (!(delta > 0 && delta < 1))
+    throw ConfigError("the target delta must lie between 0 and 1, both excluded");
   if (!(sample_rate > 0 && sample_rate <= 1)) throw ConfigError("the sample rate must lie in (0, 1]");
 }
 
@@ -50,7 +52,9 @@ double noise_multiplier_for(double target_epsilon, double target_delta, double s
 int64_t steps_for(double target_epsilon, double target_delta, double sample_rate, double noise_multiplier) {
   check_target(target_epsilon, target_delta, sample_rate);
   const PoissonSampledGaussianEvent event{sample_rate, noise_multiplier};
-  auto meets = [&](int64_t steps) { return epsilon_upper_bound(event, steps, target_delta) <= target_epsilon; };
+  auto meets = [&](int64_t steps) {
+    return epsilon_upper_bound(event, steps, target_delta) <= target_epsilon;
+  };
   int64_t low = 0, high = 1;
   while (meets(high)) {
     if (high == kMostSteps) return high;

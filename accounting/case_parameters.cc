@@ -42,7 +42,8 @@ void parse_range(const std::string& text, std::vector<double>& orders) {
   const double last = parse_order(text.substr(dots + 2, word == std::string::npos ? word : word - dots - 2));
   const double step = word == std::string::npos ? 1 : parse_order(text.substr(word + 4));
   const double steps = std::round((last - first) / step * 1e6) / 1e6;
-  if (!(step > 0) || !(steps >= 0) || steps > kMostOrders) throw NotUnderstood("'" + text + "' is not a range of orders");
+  if (!(step > 0) || !(steps >= 0) || steps > kMostOrders)
+    throw NotUnderstood("'" + text + "' is not a range of orders");
   for (double i = 0; i <= steps; ++i) orders.push_back(first + i * step);
 }
 
@@ -59,7 +60,9 @@ const nlohmann::json& CaseParameters::get(const std::string& name) {
 
 double CaseParameters::number(const std::string& name) { return read_number(get(name), name); }
 
-double CaseParameters::number(const std::string& name, double absent) { return has(name) ? number(name) : absent; }
+double CaseParameters::number(const std::string& name, double absent) {
+  return has(name) ? number(name) : absent;
+}
 
 double CaseParameters::positive(const std::string& name) {
   const double value = number(name);
@@ -81,7 +84,9 @@ int64_t CaseParameters::count(const std::string& name) {
   return static_cast<int64_t>(value);
 }
 
-int64_t CaseParameters::count(const std::string& name, int64_t absent) { return has(name) ? count(name) : absent; }
+int64_t CaseParameters::count(const std::string& name, int64_t absent) {
+  return has(name) ? count(name) : absent;
+}
 
 double CaseParameters::order() {
   const double value = number("order");
@@ -143,7 +148,8 @@ std::vector<std::map<std::string, double>> CaseParameters::rows(const std::vecto
       std::istringstream text(spaced);
       for (std::string name; text >> name;) columns.push_back(name);
     } else if (fields.is_array()) {
-      for (const nlohmann::json& field : fields) columns.push_back(field.is_string() ? field.get<std::string>() : "");
+      for (const nlohmann::json& field : fields)
+        columns.push_back(field.is_string() ? field.get<std::string>() : "");
     }
   }
   std::vector<std::map<std::string, double>> result;
@@ -162,7 +168,8 @@ std::vector<std::map<std::string, double>> CaseParameters::rows(const std::vecto
 
 void CaseParameters::require_all_read() const {
   for (const auto& [name, value] : parameters_.items()) {
-    if (!read_.contains(name)) throw NotUnderstood("parameter '" + name + "' is not understood for this quantity");
+    if (!read_.contains(name))
+      throw NotUnderstood("parameter '" + name + "' is not understood for this quantity");
   }
 }
 
@@ -188,7 +195,8 @@ CaseValue smallest_scale(const std::function<bool(double)>& meets) {
 Adjacency read_adjacency(CaseParameters& parameters) {
   const std::string adjacency = parameters.word("adjacency", "");
   const std::string neighboring = parameters.word("neighboring", "");
-  if (!adjacency.empty() && !neighboring.empty()) throw NotUnderstood("both adjacency and neighboring are given");
+  if (!adjacency.empty() && !neighboring.empty())
+    throw NotUnderstood("both adjacency and neighboring are given");
   if (adjacency == "remove") return {true, false, false};
   if (adjacency == "add") return {false, true, false};
   if (adjacency == "replace" || neighboring == "replace_one") return {false, false, true};

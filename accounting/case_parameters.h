@@ -19,8 +19,9 @@ struct NotUnderstood : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Reads parameters by name and notes which were read: one that nobody read (a step count, a relation) could change
-// the value, so the case is then not understood. Every getter throws NotUnderstood on a missing or wrong value.
+// Reads parameters by name and notes which were read: one that nobody read (a step count, a relation) could
+// change the value, so the case is then not understood. Every getter throws NotUnderstood on a missing or
+// wrong value.
 class CaseParameters {
  public:
   // `check` is the kind of comparison: it decides whether a bound may stand for the exact value.
@@ -33,7 +34,7 @@ class CaseParameters {
   double rate(const std::string& name);    // in [0, 1]
   int64_t count(const std::string& name);  // whole number >= 0
   int64_t count(const std::string& name, int64_t absent);
-  double order();                          // >= 1
+  double order();  // >= 1
   std::string word(const std::string& name, const std::string& absent);
   std::vector<double> numbers(const std::string& name);
   // A list, or a text such as "1.1..10.9 step 0.1, 12..63".
@@ -57,7 +58,8 @@ class CaseParameters {
 
 struct CaseValue {
   double value;
-  // For the check "calibration": whether the target is met with the noise of `value` times `factor`; else empty.
+  // For the check "calibration": whether the target is met with the noise of `value` times `factor`; else
+  // empty.
   std::function<bool(double factor)> meets;
 };
 
@@ -68,8 +70,8 @@ void add_composed_cases(CaseTable& table);
 void add_discrete_cases(CaseTable& table);
 void add_renyi_cases(CaseTable& table);
 
-// The smallest scale up to 1e12 that meets a target, within 1e-12 relative, rounded to the side that meets it; 0
-// where every scale does, infinity where none does.
+// The smallest scale up to 1e12 that meets a target, within 1e-12 relative, rounded to the side that meets
+// it; 0 where every scale does, infinity where none does.
 CaseValue smallest_scale(const std::function<bool(double)>& meets);
 
 // The directions that `adjacency` or `neighboring` of the case ask for; without both, add and remove.

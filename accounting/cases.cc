@@ -86,7 +86,8 @@ CaseResult evaluate_case(const json& test_case) {
   try {
     if (!test_case.is_object()) throw NotUnderstood("the case is not an object");
     if (test_case.contains("id")) {
-      result.id = test_case.at("id").is_string() ? test_case.at("id").get<std::string>() : test_case.at("id").dump();
+      result.id =
+          test_case.at("id").is_string() ? test_case.at("id").get<std::string>() : test_case.at("id").dump();
     }
     if (test_case.contains("expected")) result.expected = test_case.at("expected");
     evaluate(test_case, result);

@@ -14,7 +14,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 FiniteLoss pure_composition(CaseParameters& p) {
   FiniteLoss loss;
-  for (double epsilon : p.numbers("epsilons")) loss = loss.composed_with(FiniteLoss::approximate_dp(epsilon, 0));
+  for (double epsilon : p.numbers("epsilons"))
+    loss = loss.composed_with(FiniteLoss::approximate_dp(epsilon, 0));
   return loss;
 }
 
@@ -41,9 +42,11 @@ CaseValue kov_epsilon_case(CaseParameters& p) {
   return {kov_epsilon(p.number("epsilon"), p.rate("delta"), p.count("steps"), p.rate("total_delta")), {}};
 }
 
-// For each i the condition holds up to some epsilon, so what holds for one epsilon holds for all smaller ones.
+// For each i the condition holds up to some epsilon, so what holds for one epsilon holds for all smaller
+// ones.
 CaseValue kov_per_query(CaseParameters& p) {
-  const double delta = p.rate("delta"), total_delta = p.rate("total_delta"), total = p.positive("total_epsilon");
+  const double delta = p.rate("delta"), total_delta = p.rate("total_delta"),
+               total = p.positive("total_epsilon");
   const int64_t steps = p.count("steps");
   double low = 0, high = total;
   if (kov_epsilon(high, delta, steps, total_delta) <= total) return {high, {}};
@@ -55,7 +58,8 @@ CaseValue kov_per_query(CaseParameters& p) {
 }
 
 CaseValue randomized_response_epsilon(CaseParameters& p) {
-  const double noise = p.rate("noise_parameter"), buckets = p.positive("num_buckets"), delta = p.rate("delta");
+  const double noise = p.rate("noise_parameter"), buckets = p.positive("num_buckets"),
+               delta = p.rate("delta");
   const std::string relation = p.word("neighboring", "replace_one");
   const int64_t count = p.count("count", p.count("steps", 1));
   const double truth = 1 - noise + noise / buckets, other = noise / buckets, rest = (buckets - 1) * other;
@@ -70,8 +74,8 @@ CaseValue randomized_response_epsilon(CaseParameters& p) {
           {}};
 }
 
-// Batch of the record against all other batches: the largest of `batches` noisy sums as the test statistic (Chua et
-// al. 2024). The record's batch has mean 2 with it and 1 without; the others have mean 0.
+// Batch of the record against all other batches: the largest of `batches` noisy sums as the test statistic
+// (Chua et al. 2024). The record's batch has mean 2 with it and 1 without; the others have mean 0.
 CaseValue shuffled_lower_bound(CaseParameters& p) {
   const Adjacency adjacency = read_adjacency(p);
   const long double sigma = p.positive("sigma"), growth = std::exp(p.number("epsilon"));

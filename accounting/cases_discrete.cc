@@ -78,7 +78,8 @@ double sampled_delta(const Pair& pair, double rate, const Adjacency& adjacency, 
 }
 
 void require_one_step(CaseParameters& p) {
-  if (p.count("steps", 1) != 1) throw NotUnderstood("several sampled releases need a privacy loss distribution");
+  if (p.count("steps", 1) != 1)
+    throw NotUnderstood("several sampled releases need a privacy loss distribution");
 }
 
 // The least noise, that is the largest a.
@@ -112,7 +113,8 @@ void add_discrete_cases(CaseTable& table) {
   };
   table["poisson_subsampled_discrete_gaussian/delta"] = [](CaseParameters& p) -> CaseValue {
     require_one_step(p);
-    return {sampled_delta(discrete_gaussian_pair(p), p.rate("q"), read_adjacency(p), p.number("epsilon")), {}};
+    return {sampled_delta(discrete_gaussian_pair(p), p.rate("q"), read_adjacency(p), p.number("epsilon")),
+            {}};
   };
   table["poisson_subsampled_discrete_laplace/delta"] = [](CaseParameters& p) -> CaseValue {
     require_one_step(p);

@@ -19,7 +19,8 @@ constexpr const char* kNeedsLossDistribution =
 double sampled_gaussian_log_delta(double q, double sigma, const Adjacency& adjacency, double epsilon) {
   const LogDelta base = [sigma](double e) { return gaussian_log_delta(sigma, e); };
   double log_delta = -std::numeric_limits<double>::infinity();
-  if (adjacency.remove) log_delta = std::max(log_delta, sampled_log_delta(base, q, epsilon, Direction::kRemove));
+  if (adjacency.remove)
+    log_delta = std::max(log_delta, sampled_log_delta(base, q, epsilon, Direction::kRemove));
   if (adjacency.add) log_delta = std::max(log_delta, sampled_log_delta(base, q, epsilon, Direction::kAdd));
   if (adjacency.replace) log_delta = std::max(log_delta, replaced_gaussian_log_delta(sigma, q, epsilon));
   return log_delta;
@@ -33,7 +34,8 @@ struct Release {
   bool exact() const { return steps == 1 || q == 1 || q == 0; }
   double log_delta(double epsilon) const {
     const double equivalent = noise / std::sqrt(static_cast<double>(std::max<int64_t>(1, steps)));
-    return sampled_gaussian_log_delta(steps == 0 ? 0 : q, steps == 1 ? noise : equivalent, adjacency, epsilon);
+    return sampled_gaussian_log_delta(steps == 0 ? 0 : q, steps == 1 ? noise : equivalent, adjacency,
+                                      epsilon);
   }
 };
 
@@ -60,7 +62,8 @@ CaseValue sampled_epsilon(CaseParameters& p) {
   const double delta = p.rate("delta");
   if (release.exact()) return {smallest_epsilon([&](double e) { return release.log_delta(e); }, delta), {}};
   if (!bound_suffices(p, release)) throw NotUnderstood(kNeedsLossDistribution);
-  return {epsilon_upper_bound(PoissonSampledGaussianEvent{release.q, release.noise}, release.steps, delta), {}};
+  return {epsilon_upper_bound(PoissonSampledGaussianEvent{release.q, release.noise}, release.steps, delta),
+          {}};
 }
 
 CaseValue sampled_sigma(CaseParameters& p) {
@@ -98,12 +101,13 @@ CaseValue sampled_sigma_rdp(CaseParameters& p) {
   const double q = p.rate("q"), delta = p.rate("delta"), epsilon = p.positive("epsilon");
   const double steps = static_cast<double>(p.count("steps"));
   return smallest_scale([=](double sigma) {
-    return best_epsilon([=](double order) { return steps * sampled_gaussian_rdp(q, sigma, order); }, delta).value <=
-           epsilon;
+    return best_epsilon([=](double order) { return steps * sampled_gaussian_rdp(q, sigma, order); }, delta)
+               .value <= epsilon;
   });
 }
 
-// The limit theorem of many sampled steps (accounting.md 3): a diagnostic without error term, never a guarantee.
+// The limit theorem of many sampled steps (accounting.md 3): a diagnostic without error term, never a
+// guarantee.
 double gdp_limit_log_delta(double q, double sigma, double steps, double epsilon) {
   const double mu = q * std::sqrt(steps * std::expm1(1 / sigma / sigma));
   return gaussian_log_delta(1 / mu, epsilon);
@@ -111,15 +115,19 @@ double gdp_limit_log_delta(double q, double sigma, double steps, double epsilon)
 
 CaseValue sampled_epsilon_gdp(CaseParameters& p) {
   const double q = p.rate("q"), sigma = p.positive("sigma"), steps = static_cast<double>(p.count("steps"));
-  return {smallest_epsilon([=](double e) { return gdp_limit_log_delta(q, sigma, steps, e); }, p.rate("delta")), {}};
+  return {
+      smallest_epsilon([=](double e) { return gdp_limit_log_delta(q, sigma, steps, e); }, p.rate("delta")),
+      {}};
 }
 
 CaseValue sampled_sigma_gdp(CaseParameters& p) {
   p.ignore("acct");
   p.ignore("epsilon_tolerance");
-  const double q = p.rate("q"), steps = static_cast<double>(p.count("steps")), epsilon = p.positive("epsilon");
+  const double q = p.rate("q"), steps = static_cast<double>(p.count("steps")),
+               epsilon = p.positive("epsilon");
   const double target = std::log(p.rate("delta"));
-  return smallest_scale([=](double sigma) { return gdp_limit_log_delta(q, sigma, steps, epsilon) <= target; });
+  return smallest_scale(
+      [=](double sigma) { return gdp_limit_log_delta(q, sigma, steps, epsilon) <= target; });
 }
 
 // Noise of one Gaussian that equals all steps of the case, relative to the sensitivity.
@@ -156,7 +164,8 @@ double sampled_laplace_log_delta(double q, double b, const Adjacency& adjacency,
   if (adjacency.replace) throw NotUnderstood("replacing a record is not understood for this mechanism");
   const LogDelta base = [b](double e) { return laplace_log_delta(b, e); };
   double log_delta = -std::numeric_limits<double>::infinity();
-  if (adjacency.remove) log_delta = std::max(log_delta, sampled_log_delta(base, q, epsilon, Direction::kRemove));
+  if (adjacency.remove)
+    log_delta = std::max(log_delta, sampled_log_delta(base, q, epsilon, Direction::kRemove));
   if (adjacency.add) log_delta = std::max(log_delta, sampled_log_delta(base, q, epsilon, Direction::kAdd));
   return log_delta;
 }
@@ -184,7 +193,8 @@ CaseValue sampled_laplace_epsilon(CaseParameters& p) {
   require_one_step(p);
   const double b = p.positive("b") / p.number("sensitivity", 1), q = p.rate("q");
   const Adjacency adjacency = read_adjacency(p);
-  return {smallest_epsilon([=](double e) { return sampled_laplace_log_delta(q, b, adjacency, e); }, p.rate("delta")),
+  return {smallest_epsilon([=](double e) { return sampled_laplace_log_delta(q, b, adjacency, e); },
+                           p.rate("delta")),
           {}};
 }
 
@@ -207,9 +217,11 @@ void add_gaussian_cases(CaseTable& table) {
   };
   table["gaussian/epsilon"] = [](CaseParameters& p) -> CaseValue {
     const double noise = gaussian_noise(p);
-    return {smallest_epsilon([noise](double e) { return gaussian_log_delta(noise, e); }, p.rate("delta")), {}};
+    return {smallest_epsilon([noise](double e) { return gaussian_log_delta(noise, e); }, p.rate("delta")),
+            {}};
   };
-  table["deterministic_batches_one_epoch/delta"] = table["gaussian/delta"];  // one record, one batch, one release
+  table["deterministic_batches_one_epoch/delta"] =
+      table["gaussian/delta"];  // one record, one batch, one release
   table["gaussian/epsilon_via_rdp"] = gaussian_epsilon_via_rdp;
   table["gaussian/sigma"] = gaussian_sigma;
   table["gaussian/tpr"] = gaussian_power;

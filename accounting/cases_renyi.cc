@@ -9,7 +9,9 @@
 namespace dpfa::accounting {
 namespace {
 
-double repeats(CaseParameters& p) { return static_cast<double>(p.count("steps", 1)) * static_cast<double>(p.count("count", 1)); }
+double repeats(CaseParameters& p) {
+  return static_cast<double>(p.count("steps", 1)) * static_cast<double>(p.count("count", 1));
+}
 
 // Epsilon over the orders of the case: a list, one order, or the default search.
 CaseValue convert(CaseParameters& p, const RdpCurve& curve) {
@@ -64,7 +66,8 @@ double tree_steps(CaseParameters& p) {
 }
 
 CaseValue without_replacement(CaseParameters& p) {
-  if (p.word("neighboring", "replace_one") != "replace_one") throw NotUnderstood("the theorem is about replacing a record");
+  if (p.word("neighboring", "replace_one") != "replace_one")
+    throw NotUnderstood("the theorem is about replacing a record");
   const double order = p.order();
   if (order == 1) throw NotUnderstood("the theorem needs an order above 1");
   return {repeats(p) * sampled_without_replacement_rdp(p.rate("q"), p.positive("sigma"), order), {}};
@@ -83,7 +86,10 @@ void add_points(CaseTable& table) {
   };
   table["rdp_curve/delta"] = [](CaseParameters& p) -> CaseValue {
     const double constant = p.number("rdp_constant");
-    return {std::exp(best_log_delta([constant](double) { return constant; }, p.orders(), p.number("epsilon")).value), {}};
+    return {
+        std::exp(
+            best_log_delta([constant](double) { return constant; }, p.orders(), p.number("epsilon")).value),
+        {}};
   };
   table["rdp_point/epsilon_classic_mironov"] = [](CaseParameters& p) -> CaseValue {
     return {p.number("rdp") - std::log(p.rate("delta")) / (p.order() - 1), {}};
@@ -112,7 +118,8 @@ void add_renyi_cases(CaseTable& table) {
     return convert(p, [=](double order) { return count * laplace_rdp(b, order); });
   };
   table["discrete_gaussian/rdp"] = [](CaseParameters& p) -> CaseValue {
-    return {repeats(p) * discrete_gaussian_rdp(p.positive("sigma"), p.count("sensitivity", 1), p.order()), {}};
+    return {repeats(p) * discrete_gaussian_rdp(p.positive("sigma"), p.count("sensitivity", 1), p.order()),
+            {}};
   };
   table["discrete_gaussian/rdp_upper_bound"] = [](CaseParameters& p) -> CaseValue {
     const double ratio = p.number("sensitivity", 1) / p.positive("sigma");
@@ -127,7 +134,9 @@ void add_renyi_cases(CaseTable& table) {
     return {skellam_rdp_bound(p.positive("variance"), p.number("l1"), p.number("l2"), order), {}};
   };
   table["randomized_response/rdp"] = [](CaseParameters& p) -> CaseValue {
-    return {repeats(p) * randomized_response_rdp(p.rate("noise_parameter"), p.positive("num_buckets"), p.order(), special(p)), {}};
+    return {repeats(p) * randomized_response_rdp(p.rate("noise_parameter"), p.positive("num_buckets"),
+                                                 p.order(), special(p)),
+            {}};
   };
   table["exponential_mechanism/rdp"] = [](CaseParameters& p) -> CaseValue {
     return {repeats(p) * exponential_mechanism_rdp(p.positive("epsilon"), p.order()), {}};

@@ -61,7 +61,8 @@ void check_event(const Event& event) {
       sampled != nullptr ? sampled->noise_multiplier : std::get<GaussianEvent>(event).noise_multiplier;
   const double sample_rate = sampled != nullptr ? sampled->sample_rate : 1.0;
   if (!(noise_multiplier >= 0) || std::isinf(noise_multiplier)) {
-    throw ConfigError("noise multiplier " + std::to_string(noise_multiplier) + ": expected a finite number >= 0");
+    throw ConfigError("noise multiplier " + std::to_string(noise_multiplier) +
+                      ": expected a finite number >= 0");
   }
   if (!(sample_rate >= 0) || !(sample_rate <= 1)) {
     throw ConfigError("sample rate " + std::to_string(sample_rate) + ": expected a number from 0 to 1");

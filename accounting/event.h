@@ -25,12 +25,13 @@ struct PoissonSampledGaussianEvent {
 using Event = std::variant<GaussianEvent, PoissonSampledGaussianEvent>;
 
 // {"mechanism": "poisson_subsampled_gaussian", "sample_rate": q, "noise_multiplier": s} and the like; doubles
-// survive the round trip to the last bit. event_from_json throws Unsupported on an unknown mechanism or field.
+// survive the round trip to the last bit. event_from_json throws Unsupported on an unknown mechanism or
+// field.
 nlohmann::json to_json(const Event& event);
 Event event_from_json(const nlohmann::json& json);
 
-// Throws ConfigError unless 0 <= sample_rate <= 1 and 0 <= noise_multiplier < infinity. The edges are events too:
-// no noise costs infinity, a rate of 0 costs nothing.
+// Throws ConfigError unless 0 <= sample_rate <= 1 and 0 <= noise_multiplier < infinity. The edges are events
+// too: no noise costs infinity, a rate of 0 costs nothing.
 void check_event(const Event& event);
 
 }  // namespace dpfa::accounting

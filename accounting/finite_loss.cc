@@ -39,7 +39,8 @@ void FiniteLoss::add(double loss, double mass) {
 }
 
 FiniteLoss FiniteLoss::composed_with(const FiniteLoss& other) const {
-  if (atoms_.size() * other.atoms_.size() > kMostProducts) throw Unsupported("too many different privacy losses");
+  if (atoms_.size() * other.atoms_.size() > kMostProducts)
+    throw Unsupported("too many different privacy losses");
   FiniteLoss result;
   result.atoms_.clear();
   for (const auto& [key, a] : atoms_) {

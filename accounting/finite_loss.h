@@ -1,5 +1,5 @@
-// Privacy losses with finitely many values: exact composition of randomized response, pure and approximate DP,
-// discrete Laplace.
+// Privacy losses with finitely many values: exact composition of randomized response, pure and approximate
+// DP, discrete Laplace.
 #pragma once
 
 #include <cstdint>

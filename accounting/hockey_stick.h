@@ -1,7 +1,8 @@
 // Exact delta(epsilon) of single releases and of composed plain Gaussians, and their inverses.
 //
-// delta(epsilon) = sup over events E of P(E) - e^epsilon Q(E). Formulas: Balle and Wang 2018 for the Gaussian;
-// Poisson sampling of a pair with delta_PQ = delta_QP by substitution (both directions of add or remove):
+// delta(epsilon) = sup over events E of P(E) - e^epsilon Q(E). Formulas: Balle and Wang 2018 for the
+// Gaussian; Poisson sampling of a pair with delta_PQ = delta_QP by substitution (both directions of add or
+// remove):
 //   P = (1-q) N0 + q N1, Q = N0:  delta(e) = q base(e'),             e' = log(1 + (e^e - 1) / q)
 //   P = N0, Q = (1-q) N0 + q N1:  delta(e) = q e^(e - e'') base(e''), e'' = -log(1 + (e^-e - 1) / q)
 // Values are good to about 1e-14 relative; they are not rounded to either side.

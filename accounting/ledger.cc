@@ -16,8 +16,8 @@
 namespace dpfa::accounting {
 namespace {
 
-// Appends to one file, and lets no second process do so at the same time: an orphan of an earlier incarnation must
-// not interleave its lines with ours.
+// Appends to one file, and lets no second process do so at the same time: an orphan of an earlier incarnation
+// must not interleave its lines with ours.
 class AppendFile {
  public:
   AppendFile(const std::filesystem::path& path, int flags) : path_(path) {
@@ -27,7 +27,8 @@ class AppendFile {
       const int error = errno;
       ::close(descriptor_);
       if (error == EWOULDBLOCK) {
-        throw StateError("the ledger '" + path.string() + "' is in use by another process: end that run first");
+        throw StateError("the ledger '" + path.string() +
+                         "' is in use by another process: end that run first");
       }
       errno = error;
       internal::throw_io_error("lock the ledger", path);
@@ -37,8 +38,8 @@ class AppendFile {
   AppendFile& operator=(const AppendFile&) = delete;
   ~AppendFile() { ::close(descriptor_); }
 
-  // Returns only after all of `text` is on disk. After a failure nothing more is written: what is there may be a
-  // part of a line, which the next resume() counts as one charge.
+  // Returns only after all of `text` is on disk. After a failure nothing more is written: what is there may
+  // be a part of a line, which the next resume() counts as one charge.
   void append(std::string_view text) {
     if (failed_) throw IoError("the ledger '" + path_.string() + "' failed before; the run must end");
     failed_ = true;
@@ -115,7 +116,8 @@ Ledger::~Ledger() = default;
 
 Ledger Ledger::create(const std::filesystem::path& path, const nlohmann::json& open_fields) {
   if (std::filesystem::exists(path)) {
-    throw StateError("the ledger '" + path.string() + "' exists already: resume that run or choose another folder");
+    throw StateError("the ledger '" + path.string() +
+                     "' exists already: resume that run or choose another folder");
   }
   auto state = std::make_unique<State>();
   state->file = std::make_unique<AppendFile>(path, O_CREAT | O_EXCL);
@@ -167,6 +169,8 @@ int64_t Ledger::lines() const { return state_->chain.entries; }
 int64_t Ledger::charges() const { return state_->chain.charges; }
 int64_t Ledger::starts() const { return state_->chain.starts; }
 int64_t Ledger::last_draw() const { return state_->chain.last_draw; }
-std::string Ledger::text() const { return state_->file ? read_text_file(state_->file->path()) : state_->replica; }
+std::string Ledger::text() const {
+  return state_->file ? read_text_file(state_->file->path()) : state_->replica;
+}
 
 }  // namespace dpfa::accounting

@@ -1,18 +1,20 @@
 // The privacy ledger of one run: append-only, hash-chained, durable before a release exists.
 //
-// File: JSON Lines. Every line is one object with `seq` (0, 1, ...), `prev` (digest of the line before, 64 zeros
-// for the first), `kind`, the entry's own fields, and `digest` = BLAKE2b-256 in hex over the line's canonical
-// JSON text (sorted keys, no spaces) without the field `digest`. Kinds:
+// File: JSON Lines. Every line is one object with `seq` (0, 1, ...), `prev` (digest of the line before, 64
+// zeros for the first), `kind`, the entry's own fields, and `digest` = BLAKE2b-256 in hex over the line's
+// canonical JSON text (sorted keys, no spaces) without the field `digest`. Kinds:
 //   open     first line: format, run id, dataset id, privacy unit, relation, plan (all public fields of the
 //            PrivacyPlan), plan_digest, private (false: stamped NOT PRIVATE), stamps (list of reasons)
 //   start    one process start: incarnation (0, 1, ...), world_size, noise placement, and what of the plan
 //            belongs to it
 //   charge   one charged step: step, draw (a counter that never repeats, also across restarts), event
+//   torn     closes a line that was never completed: fragment_digest, fragment_bytes, draw, note. What there
+//            was of that line stays in the file, ended by "!"
 // There are no times, no counts drawn from data, and nothing else that is private.
 //
 // Guarantee: charge() returns only after the line is on disk (write, fdatasync). What was charged is never
-// lowered: nothing refunds, rewrites or resets. A torn last line (crash while writing) counts as one charge of
-// the plan's event; resume() closes it by a line that says so. An I/O error is IoError and ends the run.
+// lowered: nothing refunds, rewrites or resets. A torn last line (crash while writing) counts as one charge
+// of the plan's event; resume() closes it by a line that says so. An I/O error is IoError and ends the run.
 //
 // The file lives on rank 0. The other ranks keep a replica in memory with the same digest, so that all ranks
 // can agree on it before each release.
@@ -29,10 +31,11 @@ namespace dpfa::accounting {
 
 class Ledger {
  public:
-  // Creates `path` (must not exist) with an `open` line made of `open_fields`, and makes both the file and its
-  // directory entry durable.
+  // Creates `path` (StateError where it exists) with an `open` line made of `open_fields`, and makes both the
+  // file and its directory entry durable.
   static Ledger create(const std::filesystem::path& path, const nlohmann::json& open_fields);
   // Reads an existing ledger, checks its chain (StateError says what is wrong) and appends to it from now on.
+  // A ledger file is locked while its object lives: a second writer gets StateError.
   static Ledger resume(const std::filesystem::path& path);
   // The same entries in memory only, for ranks other than 0 (and for tests).
   static Ledger in_memory(const nlohmann::json& open_fields);
@@ -45,16 +48,17 @@ class Ledger {
 
   // Appends a `start` line; its incarnation is the number of start lines before it.
   void start(const nlohmann::json& fields);
-  // Appends a `charge` line, durable when this returns. `draw` must be larger than every draw before.
+  // Appends a `charge` line, durable when this returns. `draw` must be larger than every draw before
+  // (InternalError). Where it throws, nothing may be released and the run must end.
   void charge(int64_t step, int64_t draw, const nlohmann::json& event);
 
-  const std::string& digest() const;     // of the last line, 64 hex digits
-  const nlohmann::json& open() const;    // fields of the first line
+  const std::string& digest() const;   // of the last line, 64 hex digits
+  const nlohmann::json& open() const;  // fields of the first line
   int64_t lines() const;
-  int64_t charges() const;               // charged steps, a torn line included
+  int64_t charges() const;  // charged steps, a torn line included
   int64_t starts() const;
-  int64_t last_draw() const;             // -1 before the first charge
-  std::string text() const;              // the whole ledger, to replicate it
+  int64_t last_draw() const;  // -1 before the first charge
+  std::string text() const;   // the whole ledger, to replicate it
 
  private:
   struct State;

@@ -16,9 +16,12 @@ bool is_natural(const json& entry, const char* name) {
   return entry.contains(name) && entry.at(name).is_number_integer() && entry.at(name).get<int64_t>() >= 0;
 }
 
-bool is_text(const json& entry, const char* name) { return entry.contains(name) && entry.at(name).is_string(); }
+bool is_text(const json& entry, const char* name) {
+  return entry.contains(name) && entry.at(name).is_string();
+}
 
-// Ends the physical line of a fragment: a fragment that lacks nothing but its line feed must not become an entry.
+// Ends the physical line of a fragment: a fragment that lacks nothing but its line feed must not become an
+// entry.
 constexpr char kTornMark = '!';
 
 // Reads one chain; every method returns the reason of a failure, empty where there is none.
@@ -72,9 +75,11 @@ class Reader {
     if (!entry.is_object() || !is_text(entry, "digest")) return "it is not an entry of a ledger";
     json content = entry;
     content.erase("digest");
-    if (blake2b_hex(content.dump()) != entry.at("digest")) return "it was altered: its digest does not fit its content";
+    if (blake2b_hex(content.dump()) != entry.at("digest"))
+      return "it was altered: its digest does not fit its content";
     if (entry.dump() != line) return "it was altered: it is not in canonical form";
-    if (!is_text(entry, "kind") || !is_text(entry, "prev") || !is_natural(entry, "seq")) return "it lacks seq, prev or kind";
+    if (!is_text(entry, "kind") || !is_text(entry, "prev") || !is_natural(entry, "seq"))
+      return "it lacks seq, prev or kind";
     return {};
   }
 
@@ -85,7 +90,8 @@ class Reader {
       return "it has seq " + std::to_string(seq) + " where " + std::to_string(chain_.entries) +
              " belongs: lines were removed, added or reordered";
     }
-    if (entry.at("prev") != expected) return "it does not follow the line before: lines were exchanged or removed";
+    if (entry.at("prev") != expected)
+      return "it does not follow the line before: lines were exchanged or removed";
     return {};
   }
 
@@ -139,15 +145,18 @@ class Reader {
     std::string digest;
     chain_.torn_tail = true;
     const std::string fragment = std::string(rest) + kTornMark;
-    chain_.to_close = kTornMark + ("\n" + torn_line(chain_.entries, chain_.digest, chain_.last_draw + 1, fragment,
-                                                    &digest) + "\n");
+    chain_.to_close =
+        kTornMark +
+        ("\n" + torn_line(chain_.entries, chain_.digest, chain_.last_draw + 1, fragment, &digest) + "\n");
     ++chain_.charges;
   }
 
-  // A marked fragment and the beginning of the line that closes it: the process that closed it was itself killed.
+  // A marked fragment and the beginning of the line that closes it: the process that closed it was itself
+  // killed.
   void interrupted_closing(std::string_view rest) {
     std::string digest;
-    const std::string closing = torn_line(chain_.entries, chain_.digest, chain_.last_draw + 1, fragment_, &digest);
+    const std::string closing =
+        torn_line(chain_.entries, chain_.digest, chain_.last_draw + 1, fragment_, &digest);
     has_fragment_ = false;
     if (!fragment_.ends_with(kTornMark) || closing.compare(0, rest.size(), rest) != 0) {
       chain_.reason = fragment_reason_;
@@ -171,8 +180,8 @@ class Reader {
 std::string blake2b_hex(std::string_view text) {
   std::array<unsigned char, 32> hash;
   static_assert(crypto_generichash_BYTES == hash.size());
-  crypto_generichash(hash.data(), hash.size(), reinterpret_cast<const unsigned char*>(text.data()), text.size(),
-                     nullptr, 0);
+  crypto_generichash(hash.data(), hash.size(), reinterpret_cast<const unsigned char*>(text.data()),
+                     text.size(), nullptr, 0);
   std::string hex(2 * hash.size() + 1, '\0');
   sodium_bin2hex(hex.data(), hex.size(), hash.data(), hash.size());
   hex.pop_back();

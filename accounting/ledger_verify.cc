@@ -31,7 +31,8 @@ struct Terms {
 
 Terms read_terms(const json& plan) {
   try {
-    return {event_from_json(plan.at("event")), plan.at("steps").get<int64_t>(), plan.at("target_delta").get<double>()};
+    return {event_from_json(plan.at("event")), plan.at("steps").get<int64_t>(),
+            plan.at("target_delta").get<double>()};
   } catch (const std::exception& error) {
     throw Invalid{std::string("the plan in line 1 gives no event, steps and target_delta: ") + error.what()};
   }
@@ -39,8 +40,10 @@ Terms read_terms(const json& plan) {
 
 // Empty where the run is private.
 std::string why_not_private(const json& open) {
-  if (!open.contains("private") || !open.at("private").is_boolean()) throw Invalid{"line 1 does not say whether the run is private"};
-  if (!open.contains("stamps") || !open.at("stamps").is_array()) throw Invalid{"line 1 has no list of stamps"};
+  if (!open.contains("private") || !open.at("private").is_boolean())
+    throw Invalid{"line 1 does not say whether the run is private"};
+  if (!open.contains("stamps") || !open.at("stamps").is_array())
+    throw Invalid{"line 1 has no list of stamps"};
   std::string reasons;
   for (const json& stamp : open.at("stamps")) {
     reasons += (reasons.empty() ? "" : ", ") + (stamp.is_string() ? stamp.get<std::string>() : stamp.dump());
@@ -85,7 +88,8 @@ class Verifier {
       if (place == found.end() || (anchor.lines != 0 && place->second != anchor.lines)) {
         throw Invalid{anchor.source + " names the digest " + anchor.digest.substr(0, 16) + "..." +
                       (anchor.lines != 0 ? " for line " + std::to_string(anchor.lines) : "") +
-                      ", which this ledger does not have there: lines were removed from its end, or it is another ledger"};
+                      ", which this ledger does not have there: lines were removed from its end, or it is "
+                      "another ledger"};
       }
     }
   }
@@ -121,7 +125,8 @@ class Verifier {
 
   void judge() {
     const json& open = report_.open;
-    if (!open.contains("plan") || !open.contains("plan_digest")) throw Invalid{"line 1 has no plan or no plan_digest"};
+    if (!open.contains("plan") || !open.contains("plan_digest"))
+      throw Invalid{"line 1 has no plan or no plan_digest"};
     if (blake2b_hex(open.at("plan").dump()) != open.at("plan_digest")) {
       throw Invalid{"the plan in line 1 does not fit its plan_digest"};
     }

@@ -11,10 +11,10 @@
 namespace dpfa::accounting {
 namespace {
 
-constexpr double kSpread = 13;          // standard deviations kept; outside (Bernstein) lies less than e^-80
+constexpr double kSpread = 13;  // standard deviations kept; outside (Bernstein) lies less than e^-80
 constexpr double kMostTerms = 2e7;
 constexpr size_t kMostBlocks = 4096;
-constexpr double kRoundDown = 1e-9;     // more than the accumulated rounding of everything below
+constexpr double kRoundDown = 1e-9;  // more than the accumulated rounding of everything below
 
 struct Block {
   double participations;  // the smallest of the block, so that the sum's law only moves down
@@ -77,8 +77,8 @@ double sum_epsilon_lower_bound(double sample_rate, double noise_multiplier, int6
   }
   const double spacing = 2 * spread / kPlaces;
   std::uintmax_t rounds = 40;
-  const auto refined = boost::math::tools::brent_find_minima([&](double place) { return -bound_at(place); },
-                                                             best_place - spacing, best_place + spacing, 20, rounds);
+  const auto refined = boost::math::tools::brent_find_minima(
+      [&](double place) { return -bound_at(place); }, best_place - spacing, best_place + spacing, 20, rounds);
   return std::max(0.0, std::max(best, -refined.second) * (1 - kRoundDown) - kRoundDown);
 }
 

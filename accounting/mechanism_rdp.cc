@@ -27,7 +27,8 @@ double shifted_divergence(const std::vector<long double>& logs, int64_t shift, d
   const long double a = order;
   std::vector<long double> terms;
   for (int64_t x = shift - end; x <= end; ++x) {
-    const long double p = logs[static_cast<size_t>(std::abs(x - shift))], q = logs[static_cast<size_t>(std::abs(x))];
+    const long double p = logs[static_cast<size_t>(std::abs(x - shift))],
+                      q = logs[static_cast<size_t>(std::abs(x))];
     terms.push_back(order == 1 ? 0 : a * p + (1 - a) * q);
     if (order == 1) terms.back() = std::exp(p) * (p - q);
   }
@@ -142,14 +143,18 @@ double skellam_rdp(double variance, int64_t shift, double order) {
 
 double skellam_rdp_bound(double variance, double l1, double l2, double order) {
   const double gaussian = order * l2 * l2 / (2 * variance);
-  return gaussian + std::min(((2 * order - 1) * l2 * l2 + 6 * l1) / (4 * variance * variance), 3 * l1 / (2 * variance));
+  return gaussian +
+         std::min(((2 * order - 1) * l2 * l2 + 6 * l1) / (4 * variance * variance), 3 * l1 / (2 * variance));
 }
 
 double randomized_response_rdp(double p, double buckets, double order, bool special) {
   const double truth = 1 - p + p / buckets, other = p / buckets;
   // Buckets that neither value names have equal probabilities and are one event.
-  if (!special) return finite_divergence({truth, other, (buckets - 2) * other}, {other, truth, (buckets - 2) * other}, order);
-  const std::vector<double> report = {truth, (buckets - 1) * other}, uniform = {1 / buckets, (buckets - 1) / buckets};
+  if (!special)
+    return finite_divergence({truth, other, (buckets - 2) * other}, {other, truth, (buckets - 2) * other},
+                             order);
+  const std::vector<double> report = {truth, (buckets - 1) * other},
+                            uniform = {1 / buckets, (buckets - 1) / buckets};
   return std::max(finite_divergence(report, uniform, order), finite_divergence(uniform, report, order));
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kHalfLogTwoPi = 0.91893853320467274178;
-constexpr double kWindow = 40;            // e^(-40^2 / 2) is below any double
+constexpr double kWindow = 40;  // e^(-40^2 / 2) is below any double
 constexpr double kMostPoints = 4e6;
 constexpr double kLargestBinomialOrder = 65536;
 constexpr double kLargestFractionalOrder = 32;  // of the search: beyond it, whole orders are dense enough
@@ -66,8 +66,8 @@ double weighted_compensated_power(double a, const Ratio& r, double t) {
 }
 
 // Where the integrand r^a e^(-t^2/2) is above e^-800 of its largest value. Its logarithm has slope
-// a w(t) / sigma - t with w in (0, 1) the posterior weight of the shifted component, so for a > 0 its maxima lie
-// in [0, a / sigma]; for sigma < 1 only next to the two ends. For a < 0 w(t) <= w(0) left of 0.
+// a w(t) / sigma - t with w in (0, 1) the posterior weight of the shifted component, so for a > 0 its maxima
+// lie in [0, a / sigma]; for sigma < 1 only next to the two ends. For a < 0 w(t) <= w(0) left of 0.
 std::vector<Interval> windows(double a, double q, double sigma) {
   if (a < 0) {
     const double odds = q / (1 - q) * std::exp(-0.5 / sigma / sigma);
@@ -99,7 +99,8 @@ double log_moment(double a, double q, double sigma) {
     }
   }
   double sum = 0;
-  for (size_t i = 0; i < places.size(); ++i) sum += std::exp(a * values[i].log - places[i] * places[i] / 2 - largest);
+  for (size_t i = 0; i < places.size(); ++i)
+    sum += std::exp(a * values[i].log - places[i] * places[i] / 2 - largest);
   const double log_moment = largest + std::log(sum * step) - kHalfLogTwoPi;
   if (log_moment > 0.5) return log_moment;
   sum = 0;
@@ -122,7 +123,8 @@ double divergence(double q, double sigma, Direction direction) {
       // (1+u) log(1+u) - u = sum_k (-u)^k / (k (k-1)), u - log(1+u) = sum_k (-u)^k / k, both from k = 2.
       double power = u * u;
       gap = 0;
-      for (int k = 2; k < 14; ++k, power *= -u) gap += power / (direction == Direction::kRemove ? k * (k - 1) : k);
+      for (int k = 2; k < 14; ++k, power *= -u)
+        gap += power / (direction == Direction::kRemove ? k * (k - 1) : k);
     } else {
       gap = direction == Direction::kRemove ? (1 + u) * log - u : u - log;
     }
@@ -134,7 +136,8 @@ double divergence(double q, double sigma, Direction direction) {
 
 // log(sum_k C(n,k) q^k (1-q)^(n-k) e^((k^2-k)/(2 sigma^2))), with the sum over the binomial masses taken out.
 double log_binomial_moment(int n, double q, double sigma) {
-  const long double log_odds = std::log(static_cast<long double>(q)) - std::log1p(static_cast<long double>(-q));
+  const long double log_odds =
+      std::log(static_cast<long double>(q)) - std::log1p(static_cast<long double>(-q));
   const long double unit = 0.5L / sigma / sigma;
   long double log_mass = n * std::log1p(static_cast<long double>(-q));
   std::vector<long double> logs;
@@ -143,7 +146,8 @@ double log_binomial_moment(int n, double q, double sigma) {
     log_mass += log_odds + std::log(static_cast<long double>(n - k + 1) / k);
     if (k == 1) continue;
     const long double exponent = static_cast<long double>(k) * (k - 1) * unit;
-    const long double growth = exponent > 1 ? exponent + std::log1p(-std::exp(-exponent)) : std::log(std::expm1(exponent));
+    const long double growth =
+        exponent > 1 ? exponent + std::log1p(-std::exp(-exponent)) : std::log(std::expm1(exponent));
     logs.push_back(log_mass + growth);
     largest = std::max(largest, logs.back());
   }
@@ -185,7 +189,8 @@ OrderBound search_orders(const Bound& bound) {
     worse = improving ? 0 : worse + 1;
     if (place > std::log(4096) && !improving) break;
   }
-  for (double place = first - spacing; best_place == place + spacing && place > std::log(1e-6); place -= spacing) {
+  for (double place = first - spacing; best_place == place + spacing && place > std::log(1e-6);
+       place -= spacing) {
     evaluate(place);
   }
   if (std::isinf(best.value)) return best;

@@ -1,8 +1,8 @@
 // Renyi differential privacy: divergences of the events, and their conversion to (epsilon, delta).
 //
-// RDP of order a > 1 is D_a(P || Q) = log E_Q[(P/Q)^a] / (a - 1) in nats; order 1 is the KL divergence. Values are
-// good to about 1e-12 relative (not relative to 1: a step with q = 1e-7 has an RDP near 1e-15, and it is summed a
-// million times); they are not rounded to either side.
+// RDP of order a > 1 is D_a(P || Q) = log E_Q[(P/Q)^a] / (a - 1) in nats; order 1 is the KL divergence.
+// Values are good to about 1e-12 relative (not relative to 1: a step with q = 1e-7 has an RDP near 1e-15, and
+// it is summed a million times); they are not rounded to either side.
 #pragma once
 
 #include <functional>
@@ -14,17 +14,17 @@
 namespace dpfa::accounting {
 
 // One step of the Poisson-sampled Gaussian (noise_multiplier = standard deviation / sensitivity), order >= 1.
-// Integer orders: the binomial sum of Mironov, Talwar and Zhang (1908.10530) with expm1 in place of exp; other
-// orders and the add direction: trapezoid rule on E[r^a - 1 - a (r - 1)], r the likelihood ratio.
-// The remove direction is never the smaller one (same paper, theorem 5). Infinity where there is no noise.
+// Integer orders: the binomial sum of Mironov, Talwar and Zhang (1908.10530) with expm1 in place of exp;
+// other orders and the add direction: trapezoid rule on E[r^a - 1 - a (r - 1)], r the likelihood ratio. The
+// remove direction is never the smaller one (same paper, theorem 5). Infinity where there is no noise.
 double sampled_gaussian_rdp(double sample_rate, double noise_multiplier, double order,
                             Direction direction = Direction::kRemove);
 // One step of any event, in its worse direction.
 double rdp_of(const Event& event, double order);
 
-// Epsilon of an RDP bound `rdp` at `order`: the smaller of Canonne, Kamath and Steinke (2004.00010, prop. 12) and
-// 0 where delta >= sqrt(1 - e^-rdp) (Bretagnolle-Huber; the only one that applies at order 1). A negative or NaN
-// rdp is a failed computation and counts as infinity.
+// Epsilon of an RDP bound `rdp` at `order`: the smaller of Canonne, Kamath and Steinke (2004.00010, prop. 12)
+// and 0 where delta >= sqrt(1 - e^-rdp) (Bretagnolle-Huber; the only one that applies at order 1). A negative
+// or NaN rdp is a failed computation and counts as infinity.
 double epsilon_from_rdp(double rdp, double order, double delta);
 // log delta at `epsilon` by the same two bounds; at most 0.
 double log_delta_from_rdp(double rdp, double order, double epsilon);
@@ -34,16 +34,16 @@ struct OrderBound {
   double value;  // epsilon or log delta
   double order;  // that gave it
 };
-// The best bound over log-spaced orders from 1.01 (extended where the best lies at an end), refined around the
-// best one. Any order gives a valid bound, so a search that misses the best one is loose, never wrong.
+// The best bound over log-spaced orders from 1.01 (extended where the best lies at an end), refined around
+// the best one. Any order gives a valid bound, so a search that misses the best one is loose, never wrong.
 OrderBound best_epsilon(const RdpCurve& curve, double delta);
 OrderBound best_log_delta(const RdpCurve& curve, double epsilon);
 // The best bound over given orders.
 OrderBound best_epsilon(const RdpCurve& curve, std::span<const double> orders, double delta);
 OrderBound best_log_delta(const RdpCurve& curve, std::span<const double> orders, double epsilon);
 
-// log E[(1 - w)^power] for even power > 0 and w = exp((2 z - 1) / (2 s^2)), z ~ N(0, s^2): the alternating sum
-// over binomials of the moments e^(i (i - 1) / (2 s^2)), without its cancellation.
+// log E[(1 - w)^power] for even power > 0 and w = exp((2 z - 1) / (2 s^2)), z ~ N(0, s^2): the alternating
+// sum over binomials of the moments e^(i (i - 1) / (2 s^2)), without its cancellation.
 double log_even_difference_moment(double noise_multiplier, int power);
 
 }  // namespace dpfa::accounting

@@ -22,7 +22,8 @@ using nlohmann::json;
 constexpr const char* kHelp =
     "usage: dpfa account epsilon|delta|noise-multiplier|steps|check ... [--json]\n"
     "The privacy calculator for Poisson-sampled Gaussian steps, neighbouring relation add_or_remove_one.\n"
-    "Every epsilon is an upper bound rounded up, printed with a lower bound below which no analysis can go.\n\n"
+    "Every epsilon is an upper bound rounded up, printed with a lower bound below which no analysis can "
+    "go.\n\n"
     "  epsilon           --sample_rate Q --noise_multiplier S --steps T --delta D\n"
     "  delta             --sample_rate Q --noise_multiplier S --steps T --epsilon E\n"
     "  noise-multiplier  --target_epsilon E --target_delta D --sample_rate Q --steps T\n"
@@ -42,7 +43,8 @@ std::string text_of(double value) {
 }
 
 // The report of the answer, and what was searched for (if anything) in front of it.
-void print_report(const PoissonSampledGaussianEvent& event, int64_t steps, const EpsilonReport& report, bool as_json) {
+void print_report(const PoissonSampledGaussianEvent& event, int64_t steps, const EpsilonReport& report,
+                  bool as_json) {
   if (as_json) {
     const json object = {{"epsilon", finite_or_text(report.epsilon)},
                          {"delta", report.delta},
@@ -57,12 +59,12 @@ void print_report(const PoissonSampledGaussianEvent& event, int64_t steps, const
     std::cout << object.dump() << "\n";
     return;
   }
-  std::cout << "epsilon " << text_of(report.epsilon) << " at delta " << text_of(report.delta) << " for " << steps
-            << " steps, sample rate " << text_of(event.sample_rate) << ", noise multiplier "
+  std::cout << "epsilon " << text_of(report.epsilon) << " at delta " << text_of(report.delta) << " for "
+            << steps << " steps, sample rate " << text_of(event.sample_rate) << ", noise multiplier "
             << json(event.noise_multiplier).dump() << "\naccountant " << report.accountant;
   if (report.order > 0) std::cout << " at order " << text_of(report.order);
-  std::cout << "; no analysis can go below epsilon " << text_of(report.lower_bound)
-            << "\nrelation " << accounting::relation_of(event) << "; the sampling must be Poisson\n";
+  std::cout << "; no analysis can go below epsilon " << text_of(report.lower_bound) << "\nrelation "
+            << accounting::relation_of(event) << "; the sampling must be Poisson\n";
 }
 
 struct Parameters {
@@ -82,10 +84,13 @@ void add_sample_rate(Options& o, Parameters& p) {
 void add_noise(Options& o, Parameters& p) {
   o.require("noise_multiplier", &p.event.noise_multiplier, "standard deviation of the noise / sensitivity");
 }
-void add_steps(Options& o, Parameters& p) { o.require("steps", &p.steps, "number of steps, fixed in advance"); }
+void add_steps(Options& o, Parameters& p) {
+  o.require("steps", &p.steps, "number of steps, fixed in advance");
+}
 void add_json(Options& o, Parameters& p) { o.flag("json", &p.json, "prints one JSON object"); }
 
-// epsilon must be taken from the parameters that a person can pass on, hence from them and not from the search.
+// epsilon must be taken from the parameters that a person can pass on, hence from them and not from the
+// search.
 int print_for(const Parameters& p) {
   print_report(p.event, p.steps, accounting::epsilon_of(p.event, p.steps, p.delta), p.json);
   return 0;
@@ -129,14 +134,16 @@ int run_noise_multiplier(const Arguments& arguments) {
                       "The smallest noise multiplier whose reported epsilon does not exceed E.");
   add_target(o, p), add_sample_rate(o, p), add_steps(o, p), add_json(o, p);
   if (!o.parse(arguments)) return 0;
-  p.event.noise_multiplier = accounting::noise_multiplier_for(p.epsilon, p.delta, p.event.sample_rate, p.steps);
+  p.event.noise_multiplier =
+      accounting::noise_multiplier_for(p.epsilon, p.delta, p.event.sample_rate, p.steps);
   return print_for(p);
 }
 
 int run_steps(const Arguments& arguments) {
   Parameters p;
-  Options o = options("steps", "--target_epsilon E --target_delta D --sample_rate Q --noise_multiplier S",
-                      "The largest number of steps whose reported epsilon does not exceed E (0: not even one).");
+  Options o =
+      options("steps", "--target_epsilon E --target_delta D --sample_rate Q --noise_multiplier S",
+              "The largest number of steps whose reported epsilon does not exceed E (0: not even one).");
   add_target(o, p), add_sample_rate(o, p), add_noise(o, p), add_json(o, p);
   if (!o.parse(arguments)) return 0;
   p.steps = accounting::steps_for(p.epsilon, p.delta, p.event.sample_rate, p.event.noise_multiplier);
@@ -147,8 +154,10 @@ int run_check(const Arguments& arguments) {
   std::string file;
   bool as_json = false;
   Options o("dpfa account check FILE [--json]",
-            "Evaluates a JSON array of cases (mechanism, params, quantity, expected, tolerance, check) and compares:\n"
-            "one line per case, then the counts. Exit code 0 where no case failed (cases that are not understood are\n"
+            "Evaluates a JSON array of cases (mechanism, params, quantity, expected, tolerance, check) and "
+            "compares:\n"
+            "one line per case, then the counts. Exit code 0 where no case failed (cases that are not "
+            "understood are\n"
             "counted and do not fail), 5 where one did, 7 where the file is no array of cases.");
   o.positional("file", &file, "the case file").flag("json", &as_json, "one JSON object per line");
   if (!o.parse(arguments)) return 0;
@@ -158,17 +167,23 @@ int run_check(const Arguments& arguments) {
     int64_t& count = result.value.is_null() ? not_understood : result.pass ? passed : failed;
     ++count;
     if (as_json) {
-      const json line = {{"id", result.id}, {"value", result.value}, {"expected", result.expected},
-                         {"pass", result.pass}, {"message", result.message}};
+      const json line = {{"id", result.id},
+                         {"value", result.value},
+                         {"expected", result.expected},
+                         {"pass", result.pass},
+                         {"message", result.message}};
       std::cout << line.dump() << "\n";
     } else {
-      std::cout << (result.value.is_null() ? "?    " : result.pass ? "pass " : "FAIL ") << result.id << "  value "
-                << result.value.dump() << "  expected " << result.expected.dump()
+      std::cout << (result.value.is_null() ? "?    "
+                    : result.pass          ? "pass "
+                                           : "FAIL ")
+                << result.id << "  value " << result.value.dump() << "  expected " << result.expected.dump()
                 << (result.message.empty() ? "" : "  " + result.message) << "\n";
     }
   }
   if (as_json) {
-    std::cout << json{{"passed", passed}, {"failed", failed}, {"not_understood", not_understood}}.dump() << "\n";
+    std::cout << json{{"passed", passed}, {"failed", failed}, {"not_understood", not_understood}}.dump()
+              << "\n";
   } else {
     std::cout << passed << " passed, " << failed << " failed, " << not_understood << " not understood\n";
   }
@@ -189,8 +204,9 @@ int run_account(const Arguments& arguments) {
   if (verb == "noise-multiplier" || verb == "noise_multiplier") return run_noise_multiplier(rest);
   if (verb == "steps") return run_steps(rest);
   if (verb == "check") return run_check(rest);
-  throw ConfigError((verb.empty() ? std::string("dpfa account needs a verb") : "dpfa account has no verb '" + verb + "'") +
-                    ": epsilon, delta, noise-multiplier, steps or check (--help explains them)");
+  throw ConfigError(
+      (verb.empty() ? std::string("dpfa account needs a verb") : "dpfa account has no verb '" + verb + "'") +
+      ": epsilon, delta, noise-multiplier, steps or check (--help explains them)");
 }
 
 }  // namespace dpfa::cli

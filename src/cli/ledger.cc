@@ -20,9 +20,11 @@ constexpr const char* kHelp =
     "usage: dpfa ledger show|verify RUN [--json]\n"
     "RUN is a run directory (with ledger.jsonl) or a ledger file.\n\n"
     "  show    prints what the run has spent, by process start and range of steps\n"
-    "  verify  checks the ledger's chain and computes epsilon from its charges alone; --head DIGEST names a line's\n"
+    "  verify  checks the ledger's chain and computes epsilon from its charges alone; --head DIGEST names a "
+    "line's\n"
     "          digest that you noted earlier, so that lines missing at the end show too\n\n"
-    "Exit codes: 0 the chain is intact (also of a run that is NOT PRIVATE, for which no epsilon is printed),\n"
+    "Exit codes: 0 the chain is intact (also of a run that is NOT PRIVATE, for which no epsilon is "
+    "printed),\n"
     "5 it is not, 7 the ledger cannot be read.\n";
 
 // Null where there is no guarantee to state.
@@ -86,8 +88,8 @@ void print_summary(const LedgerReport& report) {
   std::cout << "epsilon " << text_of(report.epsilon) << " at delta " << text_of(report.delta) << " for "
             << std::max(report.steps, report.planned_steps) << " steps (planned " << report.planned_steps
             << "), epsilon " << text_of(report.epsilon_charged) << " charged so far\n"
-            << "accountant " << report.accountant << ", relation " << report.relation << "; no analysis can go below "
-            << text_of(report.lower_bound) << "\n";
+            << "accountant " << report.accountant << ", relation " << report.relation
+            << "; no analysis can go below " << text_of(report.lower_bound) << "\n";
 }
 
 void print_spending(const LedgerReport& report) {
@@ -97,20 +99,20 @@ void print_spending(const LedgerReport& report) {
       std::cout << part.charges << " line(s) cut off by a crash, charged as planned steps\n";
       continue;
     }
-    std::cout << "steps " << part.first_step << " to " << part.last_step << ", " << part.charges << " charges of "
-              << part.event.dump() << "\n";
+    std::cout << "steps " << part.first_step << " to " << part.last_step << ", " << part.charges
+              << " charges of " << part.event.dump() << "\n";
   }
 }
 
-int exit_code(const LedgerReport& report) {
-  return report.valid ? 0 : static_cast<int>(ExitCode::kState);
-}
+int exit_code(const LedgerReport& report) { return report.valid ? 0 : static_cast<int>(ExitCode::kState); }
 
 int run_show(const Arguments& arguments) {
   std::string run;
   bool as_json = false;
-  Options options("dpfa ledger show RUN [--json]", "Prints what a run has spent, by process start and range of steps.");
-  options.positional("run", &run, "run directory or ledger file").flag("json", &as_json, "prints one JSON object");
+  Options options("dpfa ledger show RUN [--json]",
+                  "Prints what a run has spent, by process start and range of steps.");
+  options.positional("run", &run, "run directory or ledger file")
+      .flag("json", &as_json, "prints one JSON object");
   if (!options.parse(arguments)) return 0;
   const LedgerReport report = accounting::verify_ledger(run);
   if (as_json) {
@@ -157,8 +159,9 @@ int run_ledger(const Arguments& arguments) {
   const Arguments rest(arguments.begin() + (arguments.empty() ? 0 : 1), arguments.end());
   if (verb == "show") return run_show(rest);
   if (verb == "verify") return run_verify(rest);
-  throw ConfigError((verb.empty() ? std::string("dpfa ledger needs a verb") : "dpfa ledger has no verb '" + verb + "'") +
-                    ": show or verify (--help explains them)");
+  throw ConfigError(
+      (verb.empty() ? std::string("dpfa ledger needs a verb") : "dpfa ledger has no verb '" + verb + "'") +
+      ": show or verify (--help explains them)");
 }
 
 }  // namespace dpfa::cli

@@ -1,5 +1,5 @@
-// What users rely on: bounds on the right side, monotone, exact where a closed form exists; calibration that never
-// exceeds its target.
+// What users rely on: bounds on the right side, monotone, exact where a closed form exists; calibration that
+// never exceeds its target.
 #include "accounting/accountant.h"
 
 #include <gtest/gtest.h>
@@ -32,7 +32,8 @@ TEST(Event, SurvivesItsTextToTheLastBit) {
 
 TEST(Event, UnknownMechanismsAndFieldsAreRefused) {
   EXPECT_THROW(event_from_json({{"mechanism", "shuffled"}, {"noise_multiplier", 1.0}}), Unsupported);
-  EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}, {"noise_multiplier", 1.0}, {"count", 9}}), Unsupported);
+  EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}, {"noise_multiplier", 1.0}, {"count", 9}}),
+               Unsupported);
   EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}}), Unsupported);
   EXPECT_THROW(event_from_json(nlohmann::json::array()), Unsupported);
   EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}, {"noise_multiplier", -1.0}}), ConfigError);
@@ -44,7 +45,8 @@ TEST(HockeyStick, OneSampledStepEqualsTheTwoTailProbabilities) {
       const LogDelta base = [sigma](double e) { return gaussian_log_delta(sigma, e); };
       for (double epsilon : {0.0, 0.005, 0.2, 1.0}) {
         const double z = sigma * sigma * std::log(std::expm1(epsilon) / q + 1) + 0.5;
-        const double remove = (1 - q) * phi(-z / sigma) + q * phi(-(z - 1) / sigma) - std::exp(epsilon) * phi(-z / sigma);
+        const double remove =
+            (1 - q) * phi(-z / sigma) + q * phi(-(z - 1) / sigma) - std::exp(epsilon) * phi(-z / sigma);
         EXPECT_NEAR(std::exp(sampled_log_delta(base, q, epsilon, Direction::kRemove)), remove, 1e-14);
         const double inner = std::expm1(-epsilon) / q + 1;
         double add = 0;
@@ -150,7 +152,8 @@ TEST(Accountant, FullSamplingIsThePlainGaussianComposed) {
   const EpsilonReport plain = epsilon_of(GaussianEvent{2}, 1, 1e-5);
   EXPECT_EQ(sampled.accountant, "gaussian");
   EXPECT_NEAR(sampled.epsilon, plain.epsilon, 1e-12);
-  EXPECT_NEAR(phi(1 / 4.0 - 2 * plain.epsilon) - std::exp(plain.epsilon) * phi(-1 / 4.0 - 2 * plain.epsilon), 1e-5, 1e-15);
+  EXPECT_NEAR(phi(1 / 4.0 - 2 * plain.epsilon) - std::exp(plain.epsilon) * phi(-1 / 4.0 - 2 * plain.epsilon),
+              1e-5, 1e-15);
 }
 
 TEST(Accountant, CountsAndOrderOfChargesDoNotMatter) {
@@ -187,7 +190,8 @@ TEST(Calibration, NoiseMeetsTheTargetAndLessNoiseDoesNot) {
     for (double q : {0.001, 0.2, 1.0}) {
       for (int64_t steps : {1, 1000}) {
         const double noise = noise_multiplier_for(target, 1e-6, q, steps);
-        EXPECT_LE(epsilon_of(Sampled{q, noise}, steps, 1e-6).epsilon, target) << target << " " << q << " " << steps;
+        EXPECT_LE(epsilon_of(Sampled{q, noise}, steps, 1e-6).epsilon, target)
+            << target << " " << q << " " << steps;
         EXPECT_GT(epsilon_of(Sampled{q, noise * (1 - 1e-5)}, steps, 1e-6).epsilon, target);
       }
     }

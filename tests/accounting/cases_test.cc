@@ -1,4 +1,5 @@
-// The evaluation of accounting cases: published values, checks of every kind, and refusal instead of guessing.
+// The evaluation of accounting cases: published values, checks of every kind, and refusal instead of
+// guessing.
 #include "accounting/cases.h"
 
 #include <gtest/gtest.h>
@@ -14,10 +15,17 @@ namespace {
 
 using nlohmann::json;
 
-json make_case(const std::string& mechanism, const std::string& quantity, const json& params, const json& expected,
-               double tolerance = 1e-9, const std::string& kind = "rel", const std::string& check = "near") {
-  return {{"id", mechanism + "/" + quantity}, {"mechanism", mechanism}, {"quantity", quantity}, {"params", params},
-          {"expected", expected}, {"tolerance", tolerance}, {"tolerance_kind", kind}, {"check", check}};
+json make_case(const std::string& mechanism, const std::string& quantity, const json& params,
+               const json& expected, double tolerance = 1e-9, const std::string& kind = "rel",
+               const std::string& check = "near") {
+  return {{"id", mechanism + "/" + quantity},
+          {"mechanism", mechanism},
+          {"quantity", quantity},
+          {"params", params},
+          {"expected", expected},
+          {"tolerance", tolerance},
+          {"tolerance_kind", kind},
+          {"check", check}};
 }
 
 void expect_pass(const json& test_case) {
@@ -34,7 +42,8 @@ void expect_not_understood(const json& test_case) {
 
 TEST(Cases, NoPublishedCaseFails) {
   const char* shared = std::getenv("DPFA_SHARED");
-  const std::filesystem::path file = std::filesystem::path(shared != nullptr ? shared : "") / "golden/accounting_cases.json";
+  const std::filesystem::path file =
+      std::filesystem::path(shared != nullptr ? shared : "") / "golden/accounting_cases.json";
   if (!std::filesystem::exists(file)) {
     GTEST_SKIP() << "not run: there is no " << file << " (DPFA_SHARED names the folder)";
   }
@@ -50,33 +59,51 @@ TEST(Cases, NoPublishedCaseFails) {
 
 TEST(Cases, ValuesOfOtherImplementationsAreMet) {
   // Randomized response against a uniform report, p = 0.3 of 10 values (Google's accountant, 1e-4).
-  expect_pass(make_case("randomized_response", "rdp",
-                        {{"noise_parameter", 0.3}, {"num_buckets", 10}, {"order", 2.5}, {"neighboring", "replace_special"}},
-                        1.7801182478869704, 1e-4));
-  expect_pass(make_case("randomized_response", "rdp",
-                        {{"noise_parameter", 0.3}, {"num_buckets", 10}, {"order", "inf"}, {"neighboring", "replace_one"}},
-                        3.1918471524802814, 1e-4));
+  expect_pass(make_case(
+      "randomized_response", "rdp",
+      {{"noise_parameter", 0.3}, {"num_buckets", 10}, {"order", 2.5}, {"neighboring", "replace_special"}},
+      1.7801182478869704, 1e-4));
+  expect_pass(make_case(
+      "randomized_response", "rdp",
+      {{"noise_parameter", 0.3}, {"num_buckets", 10}, {"order", "inf"}, {"neighboring", "replace_one"}},
+      3.1918471524802814, 1e-4));
   // Ten of randomized response at delta 0: ten times log 3.
   expect_pass(make_case("randomized_response_self_composed", "epsilon",
-                        {{"noise_parameter", 0.5}, {"num_buckets", 2}, {"count", 10}, {"delta", 0}, {"neighboring", "replace_one"}},
+                        {{"noise_parameter", 0.5},
+                         {"num_buckets", 2},
+                         {"count", 10},
+                         {"delta", 0},
+                         {"neighboring", "replace_one"}},
                         10.986122886681096));
-  expect_pass(make_case("gaussian", "sigma_classic_dwork_roth", {{"epsilon", 1}, {"delta", 1e-5}}, 4.844805, 1e-6));
+  expect_pass(
+      make_case("gaussian", "sigma_classic_dwork_roth", {{"epsilon", 1}, {"delta", 1e-5}}, 4.844805, 1e-6));
   expect_pass(make_case("shuffled_ablq_one_epoch", "delta_lower_bound",
-                        {{"sigma", 0.4}, {"batches", 10000}, {"epsilon", 4}, {"adjacency", "remove"}}, 0.22605, 1e-4));
-  expect_pass(make_case("deterministic_batches_one_epoch", "delta", {{"sigma", 0.4}, {"epsilon", 4}}, 0.2438, 1e-3));
-  expect_pass(make_case("participation", "max_participations", {{"n", 10}, {"min_sep", 3}}, 4, 0, "abs", "equal"));
-  expect_pass(make_case("rdp_filter", "admitted_steps", {{"order", 2}, {"rdp_budget", 2.5}, {"sigmas", {1, 1, 1}}}, 2, 0, "abs", "equal"));
+                        {{"sigma", 0.4}, {"batches", 10000}, {"epsilon", 4}, {"adjacency", "remove"}},
+                        0.22605, 1e-4));
+  expect_pass(
+      make_case("deterministic_batches_one_epoch", "delta", {{"sigma", 0.4}, {"epsilon", 4}}, 0.2438, 1e-3));
+  expect_pass(
+      make_case("participation", "max_participations", {{"n", 10}, {"min_sep", 3}}, 4, 0, "abs", "equal"));
+  expect_pass(make_case("rdp_filter", "admitted_steps",
+                        {{"order", 2}, {"rdp_budget", 2.5}, {"sigmas", {1, 1, 1}}}, 2, 0, "abs", "equal"));
 }
 
 TEST(Cases, CompositionOfDistinctPureMechanismsCountsEachOfThem) {
-  expect_pass(make_case("pure_dp_composed", "epsilon", {{"epsilons", {0.5, 1.0, 0.25}}, {"delta", 0}}, 1.75, 1e-9));
+  expect_pass(
+      make_case("pure_dp_composed", "epsilon", {{"epsilons", {0.5, 1.0, 0.25}}, {"delta", 0}}, 1.75, 1e-9));
   expect_pass(make_case("gaussian_composed", "rdp", {{"order", 2}, {"sigmas", {1, 2}}}, 1.25));
   expect_pass(make_case("zcdp_composed", "rdp",
                         {{"order", 3}, {"events", {{0.5, 0.1}, {0, 0.2}}}, {"fields", {"xi", "rho"}}}, 1.4));
-  expect_pass(make_case("poisson_subsampled_gaussian_composed", "epsilon_via_rdp",
-                        {{"orders", {8}}, {"delta", 1e-5}, {"events", {{0.01, 1.0, 30}, {0.01, 1.0, 20}}}, {"fields", {"q", "sigma", "steps"}}},
-                        evaluate_case(make_case("poisson_subsampled_gaussian", "epsilon_via_rdp",
-                                                {{"orders", {8}}, {"delta", 1e-5}, {"q", 0.01}, {"sigma", 1}, {"steps", 50}}, 0)).value));
+  expect_pass(make_case(
+      "poisson_subsampled_gaussian_composed", "epsilon_via_rdp",
+      {{"orders", {8}},
+       {"delta", 1e-5},
+       {"events", {{0.01, 1.0, 30}, {0.01, 1.0, 20}}},
+       {"fields", {"q", "sigma", "steps"}}},
+      evaluate_case(make_case("poisson_subsampled_gaussian", "epsilon_via_rdp",
+                              {{"orders", {8}}, {"delta", 1e-5}, {"q", 0.01}, {"sigma", 1}, {"steps", 50}},
+                              0))
+          .value));
 }
 
 TEST(Cases, FiniteLossesComposeToTheBinomialFormula) {
@@ -96,7 +123,8 @@ TEST(Cases, CalibratedScalesMeetTheirTargetAndOnePercentLessDoesNot) {
   expect_pass(make_case("gaussian", "sigma", target, nullptr, 0, "abs", "calibration"));
   expect_pass(make_case("poisson_subsampled_gaussian", "sigma", sampled, nullptr, 0, "abs", "calibration"));
   expect_pass(make_case("poisson_subsampled_laplace", "b", laplace, nullptr, 0, "abs", "calibration"));
-  expect_pass(make_case("poisson_subsampled_discrete_laplace", "a", discrete, nullptr, 0, "abs", "calibration"));
+  expect_pass(
+      make_case("poisson_subsampled_discrete_laplace", "a", discrete, nullptr, 0, "abs", "calibration"));
 }
 
 TEST(Cases, ChecksOfEveryKindAcceptAndRefuse) {
@@ -106,19 +134,26 @@ TEST(Cases, ChecksOfEveryKindAcceptAndRefuse) {
     double expected, tolerance;
     bool pass;
   };
-  for (const Row& row : std::vector<Row>{{"near", 1.1, 0.2, true},       {"near", 1.3, 0.2, false},
-                                         {"equal", 1, 0, true},          {"equal", 1.0000001, 9, false},
-                                         {"at_most", 0.9, 0.2, true},    {"at_most", 0.7, 0.2, false},
-                                         {"at_least", 1.1, 0.2, true},   {"at_least", 1.3, 0.2, false},
-                                         {"greater_than", 0.9, 0, true}, {"greater_than", 1, 0, false},
+  for (const Row& row : std::vector<Row>{{"near", 1.1, 0.2, true},
+                                         {"near", 1.3, 0.2, false},
+                                         {"equal", 1, 0, true},
+                                         {"equal", 1.0000001, 9, false},
+                                         {"at_most", 0.9, 0.2, true},
+                                         {"at_most", 0.7, 0.2, false},
+                                         {"at_least", 1.1, 0.2, true},
+                                         {"at_least", 1.3, 0.2, false},
+                                         {"greater_than", 0.9, 0, true},
+                                         {"greater_than", 1, 0, false},
                                          {"upper_bound_tight", 0.99, 0, true},
                                          {"upper_bound_tight", 1.01, 1e-3, false},
                                          {"upper_bound_tight", 0.97, 0, false}}) {
-    const json test_case = make_case("gaussian", "rdp", params, row.expected, row.tolerance, "abs", row.check);
+    const json test_case =
+        make_case("gaussian", "rdp", params, row.expected, row.tolerance, "abs", row.check);
     EXPECT_EQ(evaluate_case(test_case).pass, row.pass) << test_case;
   }
   expect_pass(make_case("gaussian", "rdp", {{"order", "inf"}, {"sigma", 1}}, "inf"));
-  EXPECT_EQ(evaluate_case(make_case("gaussian", "rdp", {{"order", "inf"}, {"sigma", 1}}, "inf")).value, "inf");
+  EXPECT_EQ(evaluate_case(make_case("gaussian", "rdp", {{"order", "inf"}, {"sigma", 1}}, "inf")).value,
+            "inf");
 }
 
 TEST(Cases, WhatIsNotUnderstoodIsSaidAndNeverFatal) {
@@ -130,9 +165,11 @@ TEST(Cases, WhatIsNotUnderstoodIsSaidAndNeverFatal) {
   expect_not_understood(make_case("gaussian", "rdp", {{"order", 2}, {"sigma", 1}}, 1, 0, "ulp"));
   expect_not_understood(make_case("gaussian", "rdp", {{"order", 2}, {"sigma", 1}}, 1, 0, "abs", "roughly"));
   expect_not_understood(make_case("gaussian", "rdp", {{"order", 2}, {"sigma", 1}}, {{"pmf", 1}}));
-  expect_not_understood(make_case("poisson_subsampled_gaussian", "delta",
-                                  {{"q", 0.1}, {"sigma", 1}, {"steps", 1}, {"epsilon", 1}, {"adjacency", "sideways"}}, 1));
-  for (const json& odd : {json(), json(3), json::array(), json::object(), json{{"mechanism", 7}}}) expect_not_understood(odd);
+  expect_not_understood(
+      make_case("poisson_subsampled_gaussian", "delta",
+                {{"q", 0.1}, {"sigma", 1}, {"steps", 1}, {"epsilon", 1}, {"adjacency", "sideways"}}, 1));
+  for (const json& odd : {json(), json(3), json::array(), json::object(), json{{"mechanism", 7}}})
+    expect_not_understood(odd);
 }
 
 TEST(Cases, FileThatIsNoArrayIsAnIoError) {

@@ -131,7 +131,8 @@ TEST(Ledger, TornLineCountsAsOneChargeWhereverItWasCut) {
 TEST(Ledger, ClosingATornLineCanItselfBeInterruptedAnywhere) {
   TemporaryFolder folder;
   with_charges(folder / "whole.jsonl", 3);
-  const std::string torn = read_text(folder / "whole.jsonl").substr(0, read_text(folder / "whole.jsonl").size() - 20);
+  const std::string torn =
+      read_text(folder / "whole.jsonl").substr(0, read_text(folder / "whole.jsonl").size() - 20);
   write_text(folder / "closed.jsonl", torn);
   Ledger::resume(folder / "closed.jsonl");
   const std::string closed = read_text(folder / "closed.jsonl");

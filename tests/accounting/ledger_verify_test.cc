@@ -119,12 +119,15 @@ TEST(LedgerVerify, LinesAddedByHandShow) {
   expect_invalid(text + "{\"kind\":\"charge\"}\n", "not an entry");
   expect_invalid(text + "\n", "not an entry");
   std::string digest;
-  expect_invalid(text + chained_line(9, kNoDigest, "charge", {{"step", 9}, {"draw", 9}, {"event", event()}}, &digest) + "\n",
-                 "does not follow");
+  expect_invalid(
+      text + chained_line(9, kNoDigest, "charge", {{"step", 9}, {"draw", 9}, {"event", event()}}, &digest) +
+          "\n",
+      "does not follow");
   const std::string head = sample_ledger().digest();
   expect_invalid(text + chained_line(9, head, "refund", {{"steps", 3}}, &digest) + "\n", "unknown");
-  expect_invalid(text + chained_line(9, head, "charge", {{"step", 9}, {"draw", 5}, {"event", event()}}, &digest) + "\n",
-                 "two releases on one draw");
+  expect_invalid(
+      text + chained_line(9, head, "charge", {{"step", 9}, {"draw", 5}, {"event", event()}}, &digest) + "\n",
+      "two releases on one draw");
   expect_invalid(text + torn_line(9, head, 6, "nothing", &digest) + "\n", "not there");
 }
 

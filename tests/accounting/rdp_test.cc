@@ -19,8 +19,8 @@ using Wide = boost::multiprecision::cpp_bin_float_50;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// log E_N0[r^power] / divisor by the trapezoid rule on r^power itself. 50 digits leave 20 after the cancellation of
-// E - 1 = 1e-30. Step sigma / 5: quadrature error e^(-2 pi^2 5) = 1e-43; window 16: e^-128.
+// log E_N0[r^power] / divisor by the trapezoid rule on r^power itself. 50 digits leave 20 after the
+// cancellation of E - 1 = 1e-30. Step sigma / 5: quadrature error e^(-2 pi^2 5) = 1e-43; window 16: e^-128.
 Wide moment_oracle(double q, double sigma, double power) {
   const Wide s = sigma, rate = q;
   const Wide step = (sigma < 1 ? s : Wide(1)) / 5;
@@ -59,19 +59,21 @@ struct Point {
 TEST(SampledGaussianRdp, EqualsFiftyDigitQuadratureAtFractionalOrders) {
   // The first six are where published series go wrong: a dropped or 20 % wrong order, and a negative value.
   const std::vector<Point> points = {
-      {0.1, 1.0, 1.1},   {0.1, 1.0, 1.6},  {0.01, 0.5, 1.1},  {0.5, 0.3, 1.3},    {0.9, 0.5, 1.2},
-      {0.4, 12, 59.1},   {1e-5, 5, 1.5},   {1e-7, 10, 1.01},  {0.01, 2.5, 1.5},   {0.001, 0.6, 7.3},
-      {0.2, 0.1, 2.25},  {0.03, 0.07, 3.5}, {0.5, 100, 20.5}, {0.999, 1.0, 1.05}, {1e-3, 4, 31.7},
+      {0.1, 1.0, 1.1},   {0.1, 1.0, 1.6},    {0.01, 0.5, 1.1}, {0.5, 0.3, 1.3},    {0.9, 0.5, 1.2},
+      {0.4, 12, 59.1},   {1e-5, 5, 1.5},     {1e-7, 10, 1.01}, {0.01, 2.5, 1.5},   {0.001, 0.6, 7.3},
+      {0.2, 0.1, 2.25},  {0.03, 0.07, 3.5},  {0.5, 100, 20.5}, {0.999, 1.0, 1.05}, {1e-3, 4, 31.7},
       {0.25, 0.2, 25.5}, {0.01, 1.0, 1.0001}};
   for (const Point& p : points) {
-    EXPECT_LT(relative_error(sampled_gaussian_rdp(p.q, p.sigma, p.order), rdp_oracle(p.q, p.sigma, p.order)), 2e-12)
+    EXPECT_LT(relative_error(sampled_gaussian_rdp(p.q, p.sigma, p.order), rdp_oracle(p.q, p.sigma, p.order)),
+              2e-12)
         << p.q << " " << p.sigma << " " << p.order;
   }
 }
 
 TEST(SampledGaussianRdp, EqualsFiftyDigitBinomialSumAtWholeOrders) {
-  const std::vector<Point> points = {{1e-7, 10, 2}, {1e-7, 10, 64}, {0.01, 1, 8},     {0.01, 2.5, 50}, {0.5, 0.5, 3},
-                                     {0.9, 3, 200}, {1e-3, 4, 220}, {0.001, 20, 1024}, {0.3, 0.1, 5},  {0.02, 1, 256}};
+  const std::vector<Point> points = {{1e-7, 10, 2}, {1e-7, 10, 64}, {0.01, 1, 8},   {0.01, 2.5, 50},
+                                     {0.5, 0.5, 3}, {0.9, 3, 200},  {1e-3, 4, 220}, {0.001, 20, 1024},
+                                     {0.3, 0.1, 5}, {0.02, 1, 256}};
   for (const Point& p : points) {
     const Wide expected = binomial_oracle(p.q, p.sigma, static_cast<int>(p.order));
     EXPECT_LT(relative_error(sampled_gaussian_rdp(p.q, p.sigma, p.order), expected), 2e-12)
@@ -80,7 +82,8 @@ TEST(SampledGaussianRdp, EqualsFiftyDigitBinomialSumAtWholeOrders) {
 }
 
 TEST(SampledGaussianRdp, EqualsFiftyDigitQuadratureInTheAddDirection) {
-  for (const Point& p : std::vector<Point>{{0.1, 1, 1.5}, {0.1, 1, 8}, {0.01, 0.5, 3.25}, {0.9, 0.5, 4}, {1e-5, 5, 2}}) {
+  for (const Point& p :
+       std::vector<Point>{{0.1, 1, 1.5}, {0.1, 1, 8}, {0.01, 0.5, 3.25}, {0.9, 0.5, 4}, {1e-5, 5, 2}}) {
     const Wide expected = moment_oracle(p.q, p.sigma, 1 - p.order) / (Wide(p.order) - 1);
     EXPECT_LT(relative_error(sampled_gaussian_rdp(p.q, p.sigma, p.order, Direction::kAdd), expected), 2e-12)
         << p.q << " " << p.sigma << " " << p.order;
@@ -108,7 +111,8 @@ TEST(SampledGaussianRdp, GrowsWithOrderAndRateAndFallsWithNoise) {
   for (double sigma : {0.05, 0.2, 0.9, 3.0, 40.0}) {
     for (double q : {1e-6, 0.01, 0.4}) {
       double before = 0;
-      for (double order : {1.0, 1.001, 1.01, 1.2, 1.9, 2.0, 2.1, 5.0, 5.5, 31.9, 32.0, 100.0, 4096.0, 70000.0}) {
+      for (double order :
+           {1.0, 1.001, 1.01, 1.2, 1.9, 2.0, 2.1, 5.0, 5.5, 31.9, 32.0, 100.0, 4096.0, 70000.0}) {
         const double value = sampled_gaussian_rdp(q, sigma, order);
         EXPECT_GE(value, before * (1 - 1e-11)) << q << " " << sigma << " " << order;
         EXPECT_GE(sampled_gaussian_rdp(2 * q, sigma, order), value);
@@ -136,12 +140,14 @@ TEST(Conversion, FailedDivergenceIsInfiniteEpsilonAndNeverZero) {
 
 TEST(Conversion, EpsilonIsZeroWhereDeltaExceedsTheTotalVariationBound) {
   // One step of q = 0.00105, sigma = 1: the exact delta at epsilon 0 is 4.02e-4, below 1e-3.
-  EXPECT_EQ(best_epsilon([](double order) { return sampled_gaussian_rdp(0.00105, 1, order); }, 1e-3).value, 0);
+  EXPECT_EQ(best_epsilon([](double order) { return sampled_gaussian_rdp(0.00105, 1, order); }, 1e-3).value,
+            0);
 }
 
 TEST(Conversion, SearchFindsOrdersAtBothEndsOfTheRange) {
   // Orders where fixed published grids stop: 1.04 and beyond 1024.
-  const OrderBound low = best_epsilon([](double a) { return 5000 * sampled_gaussian_rdp(0.5, 0.5, a); }, 1e-5);
+  const OrderBound low =
+      best_epsilon([](double a) { return 5000 * sampled_gaussian_rdp(0.5, 0.5, a); }, 1e-5);
   EXPECT_LT(low.value, 3848);
   EXPECT_LT(low.order, 1.06);
   const RdpCurve weak = [](double a) { return a / (2 * 1e8); };
@@ -151,9 +157,11 @@ TEST(Conversion, SearchFindsOrdersAtBothEndsOfTheRange) {
 }
 
 TEST(MechanismRdp, LaplaceEqualsItsIntegral) {
-  for (const auto& [b, order] : std::vector<std::pair<double, double>>{{1, 2}, {1, 1.001}, {1e4, 1.01}, {0.1, 40}}) {
+  for (const auto& [b, order] :
+       std::vector<std::pair<double, double>>{{1, 2}, {1, 1.001}, {1e4, 1.01}, {0.1, 40}}) {
     const Wide e = 1 / Wide(b), a = order;
-    const Wide expected = log(a / (2 * a - 1) * exp((a - 1) * e) + (a - 1) / (2 * a - 1) * exp(-a * e)) / (a - 1);
+    const Wide expected =
+        log(a / (2 * a - 1) * exp((a - 1) * e) + (a - 1) / (2 * a - 1) * exp(-a * e)) / (a - 1);
     EXPECT_LT(relative_error(laplace_rdp(b, order), expected), 1e-11) << b << " " << order;
   }
 }
@@ -181,13 +189,15 @@ TEST(MechanismRdp, SkellamEqualsTheSumOverItsProbabilitiesAndStaysBelowItsBound)
 }
 
 TEST(MechanismRdp, DifferenceMomentEqualsTheAlternatingSum) {
-  for (const auto& [sigma, power] : std::vector<std::pair<double, int>>{{1.0, 2}, {2.0, 8}, {5.0, 12}, {0.5, 4}}) {
+  for (const auto& [sigma, power] :
+       std::vector<std::pair<double, int>>{{1.0, 2}, {2.0, 8}, {5.0, 12}, {0.5, 4}}) {
     Wide sum = 0, binomial = 1;
     for (int i = 0; i <= power; ++i) {
       sum += (i % 2 == 0 ? binomial : -binomial) * exp(Wide(i) * (i - 1) / (2 * Wide(sigma) * sigma));
       binomial = binomial * (power - i) / (i + 1);
     }
-    EXPECT_NEAR(log_even_difference_moment(sigma, power), static_cast<double>(log(sum)), 1e-10) << sigma << " " << power;
+    EXPECT_NEAR(log_even_difference_moment(sigma, power), static_cast<double>(log(sum)), 1e-10)
+        << sigma << " " << power;
   }
 }
 

@@ -39,8 +39,9 @@ Outcome account(const Arguments& arguments) { return run(run_account, arguments)
 Outcome ledger(const Arguments& arguments) { return run(run_ledger, arguments); }
 
 TEST(AccountVerb, EpsilonPrintsTheReportOfTheAccountant) {
-  const json object = account({"epsilon", "--sample_rate", "0.01", "--noise-multiplier", "1.1", "--steps=500", "--delta",
-                               "1e-5", "--json"}).object();
+  const json object = account({"epsilon", "--sample_rate", "0.01", "--noise-multiplier", "1.1", "--steps=500",
+                               "--delta", "1e-5", "--json"})
+                          .object();
   const auto report = accounting::epsilon_of(accounting::PoissonSampledGaussianEvent{0.01, 1.1}, 500, 1e-5);
   EXPECT_EQ(object.at("epsilon"), report.epsilon);
   EXPECT_EQ(object.at("lower_bound"), report.lower_bound);
@@ -50,39 +51,53 @@ TEST(AccountVerb, EpsilonPrintsTheReportOfTheAccountant) {
 }
 
 TEST(AccountVerb, SearchedParametersMeetTheirTarget) {
-  const json noise = account({"noise-multiplier", "--target_epsilon", "3", "--target_delta", "1e-5", "--sample_rate",
-                              "0.032", "--steps", "30", "--json"}).object();
+  const json noise = account({"noise-multiplier", "--target_epsilon", "3", "--target_delta", "1e-5",
+                              "--sample_rate", "0.032", "--steps", "30", "--json"})
+                         .object();
   EXPECT_LE(noise.at("epsilon"), 3);
   EXPECT_GT(noise.at("epsilon"), 2.999);
   EXPECT_GT(noise.at("noise_multiplier"), 0.5);
-  const json steps = account({"steps", "--target_epsilon", "2", "--target_delta", "1e-6", "--sample_rate", "0.1",
-                              "--noise_multiplier", "3", "--json"}).object();
+  const json steps = account({"steps", "--target_epsilon", "2", "--target_delta", "1e-6", "--sample_rate",
+                              "0.1", "--noise_multiplier", "3", "--json"})
+                         .object();
   EXPECT_GT(steps.at("steps"), 100);
   EXPECT_LE(steps.at("epsilon"), 2);
-  const json delta = account({"delta", "--sample_rate", "0.01", "--noise_multiplier", "1", "--steps", "100", "--epsilon",
-                              "1", "--json"}).object();
+  const json delta = account({"delta", "--sample_rate", "0.01", "--noise_multiplier", "1", "--steps", "100",
+                              "--epsilon", "1", "--json"})
+                         .object();
   EXPECT_EQ(delta.at("epsilon"), 1);
   EXPECT_GT(delta.at("delta"), 0);
   EXPECT_LE(delta.at("lower_bound"), 1);
 }
 
 TEST(AccountVerb, NoNoiseIsPrintedAsInfinity) {
-  EXPECT_EQ(account({"epsilon", "--sample_rate", "0.01", "--noise_multiplier", "0", "--steps", "5", "--delta", "1e-5",
-                     "--json"}).object().at("epsilon"), "inf");
+  EXPECT_EQ(account({"epsilon", "--sample_rate", "0.01", "--noise_multiplier", "0", "--steps", "5", "--delta",
+                     "1e-5", "--json"})
+                .object()
+                .at("epsilon"),
+            "inf");
 }
 
 TEST(AccountVerb, WrongWordsAreConfigErrors) {
   EXPECT_THROW(account({}), ConfigError);
   EXPECT_THROW(account({"guess"}), ConfigError);
   EXPECT_THROW(account({"epsilon", "--sample_rate", "0.01"}), ConfigError);
-  EXPECT_THROW(account({"epsilon", "--sample_rate", "2", "--noise_multiplier", "1", "--steps", "5", "--delta", "1e-5"}), ConfigError);
-  EXPECT_THROW(account({"epsilon", "--sample_rate", "0.1", "--noise_multiplier", "1", "--steps", "-5", "--delta", "1e-5"}), ConfigError);
+  EXPECT_THROW(account({"epsilon", "--sample_rate", "2", "--noise_multiplier", "1", "--steps", "5", "--delta",
+                        "1e-5"}),
+               ConfigError);
+  EXPECT_THROW(account({"epsilon", "--sample_rate", "0.1", "--noise_multiplier", "1", "--steps", "-5",
+                        "--delta", "1e-5"}),
+               ConfigError);
   EXPECT_THROW(account({"epsilon", "--sigma", "2"}), ConfigError);
 }
 
 TEST(AccountVerb, EveryVerbHasHelp) {
-  for (const Arguments& words : std::vector<Arguments>{{"--help"}, {"epsilon", "--help"}, {"delta", "--help"},
-                                                       {"noise-multiplier", "--help"}, {"steps", "--help"}, {"check", "--help"}}) {
+  for (const Arguments& words : std::vector<Arguments>{{"--help"},
+                                                       {"epsilon", "--help"},
+                                                       {"delta", "--help"},
+                                                       {"noise-multiplier", "--help"},
+                                                       {"steps", "--help"},
+                                                       {"check", "--help"}}) {
     const Outcome outcome = account(words);
     EXPECT_EQ(outcome.exit_code, 0);
     EXPECT_NE(outcome.output.find("usage: dpfa account"), std::string::npos);
@@ -91,8 +106,14 @@ TEST(AccountVerb, EveryVerbHasHelp) {
 
 TEST(AccountVerb, CheckPrintsOneLinePerCaseAndFailsWhereOneFails) {
   TemporaryFolder folder;
-  json good = {{"id", "good"}, {"mechanism", "gaussian"}, {"quantity", "rdp"}, {"params", {{"order", 2}, {"sigma", 1}}},
-               {"expected", 1}, {"tolerance", 1e-9}, {"tolerance_kind", "rel"}, {"check", "near"}};
+  json good = {{"id", "good"},
+               {"mechanism", "gaussian"},
+               {"quantity", "rdp"},
+               {"params", {{"order", 2}, {"sigma", 1}}},
+               {"expected", 1},
+               {"tolerance", 1e-9},
+               {"tolerance_kind", "rel"},
+               {"check", "near"}};
   json odd = good, bad = good;
   odd["mechanism"] = "unheard_of";
   bad["expected"] = 2;
@@ -102,7 +123,8 @@ TEST(AccountVerb, CheckPrintsOneLinePerCaseAndFailsWhereOneFails) {
   std::istringstream lines(fine.output);
   std::string line;
   std::getline(lines, line);
-  EXPECT_EQ(json::parse(line), (json{{"id", "good"}, {"value", 1.0}, {"expected", 1}, {"pass", true}, {"message", ""}}));
+  EXPECT_EQ(json::parse(line),
+            (json{{"id", "good"}, {"value", 1.0}, {"expected", 1}, {"pass", true}, {"message", ""}}));
   std::getline(lines, line);
   EXPECT_TRUE(json::parse(line).at("value").is_null());
   std::getline(lines, line);
