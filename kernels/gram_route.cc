@@ -9,12 +9,17 @@
 // The product that is added has |fl(x^T g) - x^T g| <= 1.01 T u S. The Gram norm N is accepted where
 //   gamma S^2 <= 2^-8 N^2  and  1.01 T u S <= 2^-10 N,
 // so the added gradient has norm <= N (1 + 2^-9 + 2^-10) <= N (1 + kGramSlack); otherwise the norm is measured
-// from the product itself. A tied table's cross term 2 <E, Z^T h> is taken from the rows of the distinct ids, with
+// from the product itself. Products that leave the range of f32 at its small end are lost whatever u says: at most
+// e_x = 2 d 2^-126 per entry of x x^T and e_g = 2 p 2^-126 per entry of g g^T, also where the processor flushes
+// subnormal numbers. They enter S as |x_t| <= (x_t . x_t + e_x)^(1/2), and the squared norm's error as
+//   e_g (sum_t |x_t|)^2 + e_x (sum_t |g_t|)^2 + T^2 e_x e_g.
+// A tied table's cross term 2 <E, Z^T h> is taken from the rows of the distinct ids, with
 // error at most 2.02 T u |E| S, added to the first condition.
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "kernels/blas.h"
@@ -43,6 +48,7 @@ void gram_tile(const T* a, int64_t depth, int64_t first, int64_t rows, int64_t c
 struct GramNorm {
   double squared = 0;    // sum over t, t' of (x_t . x_t') (g_t . g_t')
   double magnitude = 0;  // S
+  double underflow = 0;  // error of `squared` from products below the range of the type
 };
 
 template <typename T>
@@ -52,6 +58,9 @@ GramNorm gram_norm(const LinearRecord& linear, int64_t example, int64_t tokens) 
   const T* g = linear.output_gradient.const_data_ptr<T>() + example * tokens * p;
   std::vector<SumOf<T>> xs(kTile * tokens), gs(kTile * tokens);
   GramNorm result;
+  const double smallest = static_cast<double>(std::numeric_limits<SumOf<T>>::min());
+  const double lost_x = 2 * static_cast<double>(d) * smallest, lost_g = 2 * static_cast<double>(p) * smallest;
+  double sum_x = 0, sum_g = 0;
   for (int64_t i = 0; i < tokens; i += kTile) {
     const int64_t rows = std::min(kTile, tokens - i), columns = i + rows;
     gram_tile(x, d, i, rows, columns, xs.data());
@@ -62,9 +71,15 @@ GramNorm gram_norm(const LinearRecord& linear, int64_t example, int64_t tokens) 
       for (int64_t c = 0; c < i; ++c) below += static_cast<double>(a[c]) * static_cast<double>(b[c]);
       for (int64_t c = i; c < columns; ++c) diagonal += static_cast<double>(a[c]) * static_cast<double>(b[c]);
       result.squared += 2 * below + diagonal;
-      result.magnitude += std::sqrt(std::max(0.0, static_cast<double>(a[i + r]) * static_cast<double>(b[i + r])));
+      const double norm_x = std::sqrt(std::max(0.0, static_cast<double>(a[i + r])) + lost_x);
+      const double norm_g = std::sqrt(std::max(0.0, static_cast<double>(b[i + r])) + lost_g);
+      result.magnitude += norm_x * norm_g;
+      sum_x += norm_x;
+      sum_g += norm_g;
     }
   }
+  const double entries = static_cast<double>(tokens) * static_cast<double>(tokens);
+  result.underflow = lost_g * sum_x * sum_x + lost_x * sum_g * sum_g + entries * lost_x * lost_g;
   return result;
 }
 
@@ -136,7 +151,8 @@ class GramRoute final : public NormRoute {
     const double d = static_cast<double>(linear.input.size(1)), p = static_cast<double>(linear.output_gradient.size(1));
     const GramNorm gram = gram_norm<T>(linear, b, records.tokens);
     double squared = gram.squared;
-    double error = 1.01 * (2 * kDepth + (d + p) / kDepth + 4) * unit * gram.magnitude * gram.magnitude;
+    double error = 1.01 * (2 * kDepth + (d + p) / kDepth + 4) * unit * gram.magnitude * gram.magnitude +
+                   gram.underflow;
     const double product_error = 1.01 * static_cast<double>(records.tokens) * unit * gram.magnitude;
     if (records.embedding && records.embedding->tied_head == k) {
       const double rows_squared = sum_of_squares(std::span<const T>(rows.rows));
