@@ -2,6 +2,8 @@
 # dpfa_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [ENVIRONMENT ...])  GoogleTest program, CTest name NAME
 # dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case)  CTest PROGRAM.planted.PLANT: that case of a test program linked
 #   with the _planted libraries passes with the bug asleep and fails with it alive
+# dpfa_engine_test(NAME SOURCES ... DEPENDS ...)  dpfa_test of code on LibTorch, with the oracle of tests/support, and the
+#   program NAME_planted: the same sources on the _planted libraries, for dpfa_planted_bug
 # dpfa_mpi_test(NAME RANKS 2 4 SOURCES ... DEPENDS ...)  the same program under mpirun, once per rank count
 #
 # PLANTED builds the library a second time as dpfa_NAME_planted, with DPFA_PLANTS defined: the same
@@ -63,6 +65,19 @@ function(dpfa_planted_bug plant)
   add_test(NAME ${ARG_PROGRAM}.planted.${plant} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}>
     -DTEST=${ARG_TEST} -DPLANT=${plant} -P ${PROJECT_SOURCE_DIR}/tests/planted_bugs.cmake)
   set_tests_properties(${ARG_PROGRAM}.planted.${plant} PROPERTIES LABELS unit TIMEOUT 600)
+endfunction()
+
+function(dpfa_engine_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  set(sources ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/engine_oracle.cc)
+  string(REGEX REPLACE "dpfa::([a-z_]+)" "dpfa_\\1_planted" planted "${ARG_DEPENDS}")
+  dpfa_test(${name} SOURCES ${sources} DEPENDS ${ARG_DEPENDS})
+  dpfa_test_program(${name}_planted SOURCES ${sources} DEPENDS ${planted} GTest::gtest_main)
+  foreach(program ${name} ${name}_planted)
+    # The precompiled header was made for a library.
+    target_compile_options(${program} PRIVATE -fPIC)
+    target_precompile_headers(${program} REUSE_FROM dpfa_kernels)
+  endforeach()
 endfunction()
 
 # The program brings its own main() that initialises MPI (tests/support/mpi_main.cc).

@@ -1,0 +1,257 @@
+// The bound on what one example adds, on records made by hand: no input may break it.
+#include "kernels/norm_route.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <random>
+
+#include "kernels/contribution_sink.h"
+
+namespace dpfa::kernels {
+namespace {
+
+constexpr int64_t kInputs = 37, kOutputs = 53;  // no multiple of a vector or a tile
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+using Rows = std::vector<std::vector<float>>;  // one vector per token
+
+float uniform(std::mt19937_64& random) { return static_cast<float>(random() >> 40) * 0x1p-23f - 1; }
+
+Rows random_rows(std::mt19937_64& random, int64_t tokens, int64_t columns, float scale) {
+  Rows rows(tokens, std::vector<float>(columns));
+  for (auto& row : rows)
+    for (float& value : row) value = scale * uniform(random);
+  return rows;
+}
+
+// One example of one linear layer: input rows x and output gradients g.
+struct LinearExample {
+  Rows x, g;
+};
+
+at::Tensor stack(const std::vector<const Rows*>& examples, at::ScalarType compute) {
+  std::vector<float> flat;
+  for (const Rows* rows : examples)
+    for (const auto& row : *rows) flat.insert(flat.end(), row.begin(), row.end());
+  const auto columns = static_cast<int64_t>((*examples.front())[0].size());
+  return at::tensor(flat).view({-1, columns}).to(compute);
+}
+
+struct Result {
+  std::vector<ExampleOutcome> outcomes;
+  std::vector<double> sum;
+  double norm() const {
+    double squares = 0;
+    for (double v : sum) squares += v * v;
+    return std::sqrt(squares);
+  }
+};
+
+Result run(NormRoute& route, const std::vector<LinearExample>& examples, at::ScalarType compute,
+           double max_grad_norm) {
+  std::vector<const Rows*> xs, gs;
+  for (const LinearExample& e : examples) xs.push_back(&e.x), gs.push_back(&e.g);
+  GradientRecords records;
+  records.examples = static_cast<int64_t>(examples.size());
+  records.tokens = static_cast<int64_t>(examples.front().x.size());
+  records.linears.push_back({stack(xs, compute), stack(gs, compute), 0, false});
+  Result result{std::vector<ExampleOutcome>(examples.size()), std::vector<double>(kInputs * kOutputs)};
+  DoubleSink sink(result.sum);
+  const std::vector<uint8_t> selected(examples.size(), 1);
+  route.accumulate(records, selected, max_grad_norm, sink, result.outcomes);
+  return result;
+}
+
+// Token pairs (x, g), (x', -g) with x' = x (1 + residue x random): all but a share `residue` of the gradient cancels.
+LinearExample cancelling(uint64_t seed, int64_t tokens, float residue, float scale) {
+  std::mt19937_64 random(seed);
+  LinearExample e{random_rows(random, tokens, kInputs, scale), random_rows(random, tokens, kOutputs, 1)};
+  for (int64_t t = 0; t + 1 < tokens; t += 2) {
+    for (int64_t c = 0; c < kInputs; ++c) e.x[t + 1][c] = e.x[t][c] * (1 + residue * uniform(random));
+    for (int64_t c = 0; c < kOutputs; ++c) e.g[t + 1][c] = -e.g[t][c];
+  }
+  if (tokens % 2 == 1) std::fill(e.g.back().begin(), e.g.back().end(), 0.0f);
+  return e;
+}
+
+LinearExample scaled(uint64_t seed, int64_t tokens, float x_scale, float g_scale) {
+  std::mt19937_64 random(seed);
+  return {random_rows(random, tokens, kInputs, x_scale), random_rows(random, tokens, kOutputs, g_scale)};
+}
+
+LinearExample outlier(uint64_t seed, int64_t tokens, float size) {
+  LinearExample e = scaled(seed, tokens, 1, 1);
+  for (float& v : e.x[tokens / 2]) v *= size;
+  return e;
+}
+
+struct Named {
+  std::string name;
+  LinearExample example;
+};
+
+std::vector<Named> adversarial_examples() {
+  std::vector<Named> result;
+  for (int64_t tokens : {1, 2, 64, 65, 130})
+    for (float residue : {0.0f, 1e-7f, 1e-5f, 1e-3f, 0.03f, 1.0f})
+      for (float scale : {1e-3f, 1.0f, 1e4f})
+        result.push_back({"cancelling T=" + std::to_string(tokens) + " residue=" + std::to_string(residue) +
+                              " scale=" + std::to_string(scale),
+                          cancelling(tokens, tokens, residue, scale)});
+  for (float size : {1e3f, 1e8f, 1e15f, 1e18f, 1e25f})
+    result.push_back({"outlier " + std::to_string(size), outlier(1, 64, size)});
+  // Squares of g leave the range of f32 at the small end while x g does not.
+  for (float x : {1.0f, 1e6f, 1e15f, 1e18f})
+    for (float g : {1e-18f, 1e-20f, 1e-23f, 1e-30f, 1e-40f})
+      result.push_back({"tiny g=" + std::to_string(std::log10(g)) + " x=" + std::to_string(x), scaled(2, 64, x, g)});
+  for (float bad : {kInf, -kInf, kNan, 3e38f}) {
+    LinearExample e = scaled(3, 65, 1, 1);
+    e.x[7][3] = bad;
+    result.push_back({"input holds " + std::to_string(bad), e});
+    e = scaled(4, 65, 1, 1);
+    e.g[7][3] = bad;
+    result.push_back({"gradient holds " + std::to_string(bad), e});
+  }
+  return result;
+}
+
+struct Route {
+  std::string name;
+  std::function<std::unique_ptr<NormRoute>()> make;
+  double slack;
+};
+// 1e-12: norm and check are sums of a few thousand squares in double.
+const Route kRoutes[] = {{"exact", make_exact_route, 1e-12}, {"gram", make_gram_route, kGramSlack}};
+
+TEST(NormRoute, NoExampleAddsMoreThanTheClippingNorm) {
+  for (const Route& route : kRoutes) {
+    const auto engine = route.make();
+    for (const Named& named : adversarial_examples())
+      for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+        for (const double clip : {1e-5, 0.1, 1.0, 10.0}) {
+          const Result result = run(*engine, {named.example}, compute, clip);
+          EXPECT_LE(result.norm(), clip * (1 + route.slack))  // false for NaN too
+              << route.name << ", " << named.name << ", " << c10::toString(compute) << ", C = " << clip;
+        }
+  }
+}
+
+TEST(NormRoute, WhatIsMeasuredIsWhatIsAdded) {
+  for (const Route& route : kRoutes) {
+    const auto engine = route.make();
+    for (const Named& named : adversarial_examples()) {
+      const Result result = run(*engine, {named.example}, at::kFloat, 1e-5);
+      const ExampleOutcome& outcome = result.outcomes[0];
+      if (outcome.factor == 0) continue;
+      const double slack = route.slack * outcome.norm * outcome.factor;
+      EXPECT_NEAR(result.norm(), outcome.norm * outcome.factor, slack) << route.name << ", " << named.name;
+    }
+  }
+}
+
+// Here the Gram matrices alone would be off by far more than kGramSlack: |x|^2 |g|^2 cancels to a share of 1e-10.
+TEST(NormRoute, GramFallsBackToTheGradientWhereItsTermsCancel) {
+  const auto exact = make_exact_route(), gram = make_gram_route();
+  for (const float residue : {1e-6f, 1e-5f, 1e-4f}) {
+    const std::vector<LinearExample> examples = {cancelling(5, 130, residue, 1)};
+    const double expected = run(*exact, examples, at::kFloat, 1).outcomes[0].norm;
+    const double measured = run(*gram, examples, at::kFloat, 1).outcomes[0].norm;
+    EXPECT_NEAR(measured / expected, 1, 1e-3) << "residue " << residue;
+  }
+}
+
+TEST(NormRoute, ANonFiniteExampleAddsNothingAndChangesNoOther) {
+  for (const Route& route : kRoutes) {
+    const auto engine = route.make();
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16, at::kDouble})
+      for (const float bad : {kNan, kInf, -kInf}) {
+        const LinearExample good = scaled(6, 65, 1, 1), other = scaled(7, 65, 1, 1);
+        LinearExample poisoned = scaled(8, 65, 1, 1);
+        poisoned.g[64][52] = bad;
+        const Result without = run(*engine, {good, scaled(9, 65, 0, 0), other}, compute, 1);
+        const Result with = run(*engine, {good, poisoned, other}, compute, 1);
+        EXPECT_EQ(with.outcomes[1].factor, 0) << route.name;
+        EXPECT_EQ(with.sum, without.sum) << route.name << " in " << c10::toString(compute) << " with " << bad;
+      }
+  }
+}
+
+// In its slot: whether another slot gives the same bits depends on the alignment of the shapes, which is why
+// Clipper::self_test() looks.
+TEST(NormRoute, AnExampleAddsTheSameBitsBesideAnyNeighbour) {
+  const LinearExample mine = scaled(10, 65, 1, 1), nothing = scaled(11, 65, 0, 0);
+  for (const Route& route : kRoutes) {
+    const auto engine = route.make();
+    const Result alone = run(*engine, {nothing, mine, nothing}, at::kFloat, 1);
+    for (const LinearExample& neighbour : {outlier(12, 65, 1e3f), outlier(12, 65, kInf), cancelling(12, 65, 1e-5f, 1)}) {
+      const Result together = run(*engine, {neighbour, mine, neighbour}, at::kFloat, 1);
+      EXPECT_EQ(together.outcomes[1].norm, alone.outcomes[1].norm) << route.name;
+      EXPECT_EQ(together.outcomes[1].factor, alone.outcomes[1].factor) << route.name;
+    }
+    EXPECT_EQ(run(*engine, {outlier(12, 65, kInf), mine, nothing}, at::kFloat, 1).sum, alone.sum) << route.name;
+  }
+}
+
+TEST(NormRoute, AnExampleThatIsNotSelectedAddsNothing) {
+  const LinearExample e = scaled(13, 5, 1, 1);
+  for (const Route& route : kRoutes) {
+    GradientRecords records;
+    records.examples = 1;
+    records.tokens = 5;
+    records.linears.push_back({stack({&e.x}, at::kFloat), stack({&e.g}, at::kFloat), 0, false});
+    std::vector<double> sum(kInputs * kOutputs);
+    std::vector<ExampleOutcome> outcomes = {{5, 1}};
+    DoubleSink sink(sum);
+    const std::vector<uint8_t> selected = {0};
+    route.make()->accumulate(records, selected, 1, sink, outcomes);
+    EXPECT_EQ(outcomes[0].factor, 0);
+    EXPECT_EQ(sum, std::vector<double>(kInputs * kOutputs)) << route.name;
+  }
+}
+
+TEST(ClipFactor, IsOneBelowTheNormAndZeroWhereNothingIsKnown) {
+  EXPECT_EQ(clip_factor(0, 1), 1);
+  EXPECT_EQ(clip_factor(1e-300, 1), 1);
+  EXPECT_EQ(clip_factor(1, 1), 1);
+  EXPECT_EQ(clip_factor(4, 1), 0.25);
+  EXPECT_EQ(clip_factor(std::numeric_limits<double>::max(), 1), 1 / std::numeric_limits<double>::max());
+  EXPECT_EQ(clip_factor(kInf, 1), 0);
+  EXPECT_EQ(clip_factor(kNan, 1), 0);
+}
+
+// One contribution of n equal values v with factor f: |sum x grid| <= n^(1/2) (f v (1 + 2^-22) + grid / 2).
+TEST(IntegerSink, RoundsTheScaledValuesToTheGridAndNeverScalesUp) {
+  std::mt19937_64 random(14);
+  for (const int exponent : {-25, -22, -19, 0})
+    for (int k = 0; k < 200; ++k) {
+      const float value = std::ldexp(uniform(random), static_cast<int>(random() % 20) - 10);
+      const double factor = std::abs(uniform(random)) + 1e-9, grid = std::ldexp(1.0, exponent);
+      if (std::abs(value) * factor > grid * 0x1p23) continue;
+      std::vector<int32_t> sum(3, 100);
+      IntegerSink sink(sum, exponent);
+      sink.add(1, std::span(&value, 1), factor);
+      const double exact = value * factor, added = (sum[1] - 100) * grid;
+      EXPECT_NEAR(added, exact, grid / 2 + std::abs(exact) * 0x1p-22);
+      EXPECT_LE(std::abs(added), std::abs(exact) * (1 + 0x1p-23) + grid / 2);
+      EXPECT_TRUE(sum[0] == 100 && sum[2] == 100);
+    }
+}
+
+TEST(IntegerSink, AddsToWhatIsThereInEveryType) {
+  std::vector<int32_t> sum = {10, 20};
+  IntegerSink sink(sum, -1);
+  const std::vector<float> floats = {1, -2};
+  const std::vector<double> doubles = {0.5, 1};
+  const std::vector<c10::BFloat16> halves = {c10::BFloat16(4.0f), c10::BFloat16(-1.0f)};
+  sink.add(0, std::span<const float>(floats), 1);
+  sink.add(0, std::span<const double>(doubles), 1);
+  sink.add(0, std::span<const c10::BFloat16>(halves), 0.5);
+  EXPECT_EQ(sum, (std::vector<int32_t>{10 + 2 + 1 + 4, 20 - 4 + 2 - 1}));
+}
+
+}  // namespace
+}  // namespace dpfa::kernels
