@@ -56,22 +56,24 @@ function(dpfa_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
+  # Threads that wait by spinning starve each other where tests share the cores.
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT "DPFA_SHARED=${PROJECT_SOURCE_DIR}/../shared;DPFA_SOURCE_DIR=${PROJECT_SOURCE_DIR};DPFA_PROGRAM=${PROJECT_BINARY_DIR}/bin/dpfa;${ARG_ENVIRONMENT}")
+    ENVIRONMENT "OMP_WAIT_POLICY=passive;DPFA_SHARED=${PROJECT_SOURCE_DIR}/../shared;DPFA_SOURCE_DIR=${PROJECT_SOURCE_DIR};DPFA_PROGRAM=${PROJECT_BINARY_DIR}/bin/dpfa;${ARG_ENVIRONMENT}")
 endfunction()
 
 function(dpfa_planted_bug plant)
   cmake_parse_arguments(ARG "" "PROGRAM;TEST" "" ${ARGN})
   add_test(NAME ${ARG_PROGRAM}.planted.${plant} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}>
     -DTEST=${ARG_TEST} -DPLANT=${plant} -P ${PROJECT_SOURCE_DIR}/tests/planted_bugs.cmake)
-  set_tests_properties(${ARG_PROGRAM}.planted.${plant} PROPERTIES LABELS unit TIMEOUT 600)
+  set_tests_properties(${ARG_PROGRAM}.planted.${plant} PROPERTIES LABELS unit TIMEOUT 600
+    ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
 endfunction()
 
 function(dpfa_engine_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
   set(sources ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/engine_oracle.cc)
   string(REGEX REPLACE "dpfa::([a-z_]+)" "dpfa_\\1_planted" planted "${ARG_DEPENDS}")
-  dpfa_test(${name} SOURCES ${sources} DEPENDS ${ARG_DEPENDS})
+  dpfa_test(${name} SOURCES ${sources} DEPENDS ${ARG_DEPENDS} ENVIRONMENT OMP_NUM_THREADS=2)
   dpfa_test_program(${name}_planted SOURCES ${sources} DEPENDS ${planted} GTest::gtest_main)
   foreach(program ${name} ${name}_planted)
     # The precompiled header was made for a library.

@@ -17,6 +17,9 @@
 namespace dpfa::kernels {
 namespace {
 
+// Below this many numbers one thread is done before the others have woken up.
+constexpr int64_t kParallelElements = 1 << 20;
+
 class ExactRoute final : public NormRoute {
  public:
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
@@ -54,7 +57,7 @@ class ExactRoute final : public NormRoute {
       outcomes[b] = {};
       if (!selected[b] && !DPFA_PLANT("zero_times_nan")) continue;
       const ScatteredRows<T> rows = scatter_rows<T>(records, b);
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {
         c10::InferenceMode guard;
         if (pending_factor > 0) sink.add(offset(j), values(j), pending_factor);
@@ -72,7 +75,7 @@ class ExactRoute final : public NormRoute {
       if (pending_factor > 0) add_small_parts<T>(records, b, rows, pending_factor, sink);
     }
     if (pending_factor == 0) return;
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
     for (int64_t j = 0; j < count; ++j) sink.add(offset(j), values(j), pending_factor);
   }
 
