@@ -16,6 +16,10 @@
 
 #include "src/base/flat_buffer.h"
 
+namespace dpfa::test {
+struct ClippedSumAccess;  // tests/support/clipped_sum_access.h: sums with given content
+}
+
 namespace dpfa::privacy {
 
 class ClippedSum {
@@ -27,6 +31,7 @@ class ClippedSum {
  private:
   friend class Clipper;
   friend class Privatizer;
+  friend struct test::ClippedSumAccess;
 
   static constexpr int64_t kFlushEvery = std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + 1);
 

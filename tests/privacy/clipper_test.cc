@@ -1,0 +1,244 @@
+// What one record can do to the integer sum, on a whole model.
+#include "src/privacy/clipper.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <numeric>
+
+#include "kernels/contribution_sink.h"
+#include "tests/support/clipped_sum_access.h"
+#include "tests/support/engine_oracle.h"
+
+namespace dpfa::privacy {
+namespace {
+
+using test::ClippedSumAccess;
+using test::Example;
+
+constexpr int64_t kVocab = 61, kTokens = 32;
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr int64_t kPoisoned = 5;  // the token id whose embedding row tests make non-finite
+
+struct Setting {
+  std::string numerics = "exact";
+  at::ScalarType compute = at::kFloat;
+  bool tied = true;
+  double max_grad_norm = 1;
+  double weight_scale = 3;
+};
+
+std::ostream& operator<<(std::ostream& out, const Setting& s) {
+  return out << s.numerics << ", " << c10::toString(s.compute) << (s.tied ? ", tied" : ", untied")
+             << ", C = " << s.max_grad_norm << ", weights x " << s.weight_scale;
+}
+
+// Model, plan and clipper of one setting.
+class Engine {
+ public:
+  explicit Engine(const Setting& setting)
+      : shape_{.layers = 2, .width = 16, .heads = 2, .positions = kTokens, .vocab = kVocab, .tied_head = setting.tied},
+        weights_(test::made_parameters(shape_, setting.weight_scale)),
+        plan_(test::make_plan({.numerics = setting.numerics, .max_grad_norm = setting.max_grad_norm},
+                              shape_.parameter_count())),
+        model_(shape_, setting.compute), clipper_(plan_, model_) {
+    model_.bind(weights_);
+  }
+
+  const plan::PrivacyPlan& plan() const { return plan_; }
+  Clipper& clipper() { return clipper_; }
+  int64_t parameters() const { return shape_.parameter_count(); }
+  // The token embedding's row of `id`.
+  std::span<float> embedding_row(int64_t id) {
+    return std::span(weights_).subspan(id * shape_.width, shape_.width);
+  }
+  void weights_changed() { model_.weights_changed(); }
+
+  // The integer sum over `draw`, in microbatches of `slots`.
+  std::vector<int64_t> sum(std::span<const Example> examples, std::span<const int64_t> draw, int64_t slots,
+                           const model::Dropout* dropout = nullptr) {
+    ClippedSum sum = clipper_.zero();
+    for (size_t first = 0; first < draw.size(); first += slots) {
+      const auto chunk = draw.subspan(first, std::min<size_t>(slots, draw.size() - first));
+      clipper_.accumulate(test::pack(examples, chunk, slots, kTokens), dropout, sum);
+    }
+    return ClippedSumAccess::total(sum);
+  }
+  double norm(std::span<const int64_t> integers) const { return test::l2(integers) * plan_.grid(); }
+
+ private:
+  plan::Gpt2Shape shape_;
+  std::vector<float> weights_;
+  plan::PrivacyPlan plan_;
+  model::Gpt2 model_;
+  Clipper clipper_;
+};
+
+// Ten examples of every kind; the token kPoisoned is in the last one alone.
+std::vector<Example> made_examples() {
+  std::vector<Example> examples;
+  for (uint64_t seed = 0; seed < 5; ++seed) examples.push_back(test::random_example(seed, kTokens, kVocab));
+  examples.push_back(test::repeated_example(7, kTokens));
+  examples.push_back(test::padded_example(20, 3, kTokens, kVocab));
+  examples.push_back(test::padded_example(21, 1, kTokens, kVocab));
+  examples.push_back(test::without_targets(22, kTokens, kVocab));
+  examples.push_back(test::random_example(23, kTokens, kVocab));
+  for (Example& example : examples)
+    for (int64_t& id : example.ids) id = id == kPoisoned ? kPoisoned + 1 : id;
+  examples.back().ids[0] = kPoisoned;
+  return examples;
+}
+
+std::vector<int64_t> minus(std::vector<int64_t> a, std::span<const int64_t> b) {
+  for (size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
+  return a;
+}
+
+const int64_t kOne[] = {0};
+
+TEST(Clipper, NoRecordContributesMoreThanTheSensitivity) {
+  const std::vector<Example> examples = made_examples();
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+      for (const bool tied : {true, false})
+        for (const auto& [clip, scale] :
+             {std::pair{0.1, 3.0}, {10.0, 3.0}, {10.0, 100.0}, {1.0, 1e-3}, {1.0, 100.0}, {1.0, 1e10}}) {
+          const Setting setting{numerics, compute, tied, clip, scale};
+          Engine engine(setting);
+          for (const size_t e : {0, 5, 6, 7})
+            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)), engine.plan().sensitivity())
+                << setting << ", example " << e;
+        }
+}
+
+// A record that is clipped has the norm that the plan allows, not less: clipping is to C and not to something else.
+TEST(Clipper, AClippedRecordHasTheClippingNorm) {
+  const std::vector<Example> examples = made_examples();
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const bool tied : {true, false}) {
+      const Setting setting{.numerics = numerics, .tied = tied, .max_grad_norm = 0.1};
+      Engine engine(setting);
+      for (const size_t e : {0, 5, 6})
+        EXPECT_NEAR(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)) / 0.1, 1, engine.plan().slack())
+            << setting << ", example " << e;
+    }
+}
+
+TEST(Clipper, NonFiniteWeightsOfARowStayWithinTheSensitivity) {
+  const std::vector<Example> examples = made_examples();
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+      for (const bool tied : {true, false})
+        for (const float bad : {kNan, kInf, -kInf, 1e20f, 3e38f}) {
+          const Setting setting{numerics, compute, tied};
+          Engine engine(setting);
+          engine.embedding_row(kPoisoned)[3] = bad;
+          engine.weights_changed();
+          for (const size_t e : {0, 9})
+            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)), engine.plan().sensitivity())
+                << setting << ", " << bad << ", example " << e;
+        }
+}
+
+// Untied: only the record that holds the token meets the non-finite row.
+TEST(Clipper, ANonFiniteRecordChangesNothing) {
+  const std::vector<Example> examples = made_examples();
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+      for (const float bad : {kNan, kInf}) {
+        const Setting setting{.numerics = numerics, .compute = compute, .tied = false};
+        Engine engine(setting);
+        engine.embedding_row(kPoisoned)[3] = bad;
+        engine.weights_changed();
+        // The poisoned record takes the place of an empty slot, so that no other record moves.
+        const int64_t without[] = {0, 1, 2}, with[] = {0, 1, 2, 9};
+        EXPECT_EQ(engine.sum(examples, with, 4), engine.sum(examples, without, 4)) << setting << ", " << bad;
+        const int64_t alone[] = {9};
+        EXPECT_EQ(engine.sum(examples, alone, 1), std::vector<int64_t>(engine.parameters())) << setting;
+      }
+}
+
+// The whole draw is packed again after an insertion, so later records move to other slots and microbatches.
+TEST(Clipper, AnInsertedRecordChangesTheSumByItsOwnContributionAlone) {
+  const std::vector<Example> examples = made_examples();
+  const std::vector<int64_t> draw = {0, 6, 2, 5, 3, 8, 4};
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+      const Setting setting{numerics, compute};
+      Engine engine(setting);
+      ASSERT_TRUE(engine.clipper().self_test(3, kTokens)) << setting;
+      const std::vector<int64_t> before = engine.sum(examples, draw, 3);
+      for (const int64_t record : {1, 5})
+        for (const size_t place : {size_t{0}, draw.size() / 2, draw.size()}) {
+          std::vector<int64_t> larger = draw;
+          larger.insert(larger.begin() + static_cast<ptrdiff_t>(place), record);
+          const std::vector<int64_t> change = minus(engine.sum(examples, larger, 3), before);
+          EXPECT_LE(engine.norm(change), engine.plan().sensitivity()) << setting << ", place " << place;
+          if (numerics == "fp32") continue;
+          const int64_t alone[] = {record};
+          EXPECT_EQ(change, engine.sum(examples, alone, 3)) << setting << ", record " << record << ", place " << place;
+        }
+    }
+}
+
+TEST(Clipper, TheSumDoesNotDependOnTheMicrobatchSize) {
+  const std::vector<Example> examples = made_examples();
+  const std::vector<int64_t> draw = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+    for (const double rate : {0.0, 0.3}) {
+      Engine engine({.compute = compute});
+      const model::Dropout dropout{rate, StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), /*step=*/3};
+      const std::vector<int64_t> expected = engine.sum(examples, draw, 1, &dropout);
+      EXPECT_GT(engine.norm(expected), 0);
+      for (const int64_t slots : {3, 4, 16})
+        EXPECT_EQ(engine.sum(examples, draw, slots, &dropout), expected) << slots << " slots, dropout " << rate;
+    }
+}
+
+TEST(Clipper, TheSumIsThatOfTheRecordsWhateverTheirOrder) {
+  const std::vector<Example> examples = made_examples();
+  Engine engine({});
+  std::vector<int64_t> expected(engine.parameters());
+  for (int64_t record = 0; record < 10; ++record) {
+    const std::vector<int64_t> one = engine.sum(examples, std::span(&record, 1), 1);
+    for (size_t i = 0; i < one.size(); ++i) expected[i] += one[i];
+  }
+  const std::vector<int64_t> order = {9, 3, 7, 1, 5, 8, 6, 4, 2, 0};
+  EXPECT_EQ(engine.sum(examples, order, 4), expected);
+}
+
+TEST(Clipper, RecordsWithoutTargetsAndEmptySlotsAddNothing) {
+  const std::vector<Example> examples = made_examples();
+  const std::vector<Example> no_tokens = {{}};
+  for (const std::string numerics : {"exact", "fp32"}) {
+    Engine engine({.numerics = numerics});
+    const std::vector<int64_t> zero(engine.parameters());
+    const int64_t without_targets[] = {8};
+    EXPECT_EQ(engine.sum(examples, without_targets, 3), zero);
+    EXPECT_EQ(engine.sum(examples, {}, 3), zero);
+    ClippedSum sum = engine.clipper().zero();
+    engine.clipper().accumulate(test::pack(examples, {}, 3, kTokens), nullptr, sum);   // three empty slots
+    engine.clipper().accumulate(test::pack(examples, {}, 0, kTokens), nullptr, sum);   // no slots
+    engine.clipper().accumulate(test::pack(no_tokens, kOne, 1, 0), nullptr, sum);      // no tokens
+    EXPECT_EQ(ClippedSumAccess::total(sum), zero) << numerics;
+  }
+}
+
+TEST(Clipper, SelfTestFindsSlotsThatDoNotMatter) {
+  for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+    Engine engine({.compute = compute});
+    for (const int64_t slots : {1, 2, 5}) EXPECT_TRUE(engine.clipper().self_test(slots, kTokens)) << slots;
+  }
+}
+
+TEST(Clipper, TokenSumWeighsEachTargetByOneAndTokenMeanByTheirNumber) {
+  const std::vector<Example> examples = made_examples();
+  const int64_t which[] = {0, 6, 8};
+  const data::Microbatch packed = test::pack(examples, which, 4, kTokens);
+  EXPECT_EQ(loss_weights(packed, "token_mean"), (std::vector<double>{1.0 / kTokens, 1.0 / 3, 0, 0}));
+  EXPECT_EQ(loss_weights(packed, "token_sum"), (std::vector<double>{1, 1, 0, 0}));
+}
+
+}  // namespace
+}  // namespace dpfa::privacy
