@@ -1,6 +1,8 @@
 #include "src/privacy/clipper.h"
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cmath>
 
 #include "src/base/check.h"
@@ -37,6 +39,36 @@ void fill_made_up(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_re
     }
   }
 }
+
+// Compares contributions without keeping them: the sum, modulo 2^64, of a mix of each element's index, value bits and
+// factor bits. Equal contributions have equal sums in any order; a single changed bit changes it.
+class FingerprintSink final : public kernels::ContributionSink {
+ public:
+  void add(int64_t offset, std::span<const float> values, double factor) override { take(offset, values, factor); }
+  void add(int64_t offset, std::span<const c10::BFloat16> values, double factor) override {
+    take(offset, values, factor);
+  }
+  void add(int64_t offset, std::span<const double> values, double factor) override { take(offset, values, factor); }
+  uint64_t fingerprint() const { return sum_.load(); }
+
+ private:
+  static uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+  }
+  template <typename T>
+  void take(int64_t offset, std::span<const T> values, double factor) {
+    const uint64_t factor_bits = mix(std::bit_cast<uint64_t>(factor));
+    uint64_t sum = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto value = static_cast<double>(values[i]);  // exact for every compute type
+      sum += mix(mix(factor_bits + offset + i) + std::bit_cast<uint64_t>(value));
+    }
+    sum_ += sum;
+  }
+  std::atomic<uint64_t> sum_ = 0;
+};
 
 }  // namespace
 
@@ -102,33 +134,26 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microb
 
 bool Clipper::self_test(int64_t slots, int64_t context) {
   if (slots <= 1) return true;
-  const int64_t parameters = model_.shape().parameter_count();
-  const int grid = plan_.is_private() ? plan_.grid_exponent() : -20;
-  const auto contribution = [&](const data::Microbatch& microbatch) {
-    FlatBuffer<int32_t> sum(parameters);
-    kernels::IntegerSink sink(sum.span(), grid);
+  const auto fingerprint = [&](const data::Microbatch& microbatch) {
+    FingerprintSink sink;
     accumulate_into(microbatch, nullptr, sink);
-    return sum;
+    return sink.fingerprint();
   };
-  // Every slot once: the sum over a full microbatch must be the sum of its examples taken one at a time, and a
-  // lone example in the last slot must give what it gives alone.
+  // Every slot at once: a full microbatch must give what its examples give one at a time; then a lone example in the
+  // last slot must give what it gives alone.
   data::Microbatch together, alone;
   fill_made_up(slots, context, model_.shape().vocab, 1, together);
-  FlatBuffer<int32_t> expected(parameters), last;
+  uint64_t expected = 0, last = 0;
   for (int64_t b = 0; b < slots; ++b) {
     fill_made_up(1, context, model_.shape().vocab, 1 + b, alone);
-    last = contribution(alone);
-    for (int64_t i = 0; i < parameters; ++i) expected.data()[i] += last.data()[i];
+    expected += last = fingerprint(alone);
   }
-  const auto equal = [&](const FlatBuffer<int32_t>& a, const FlatBuffer<int32_t>& b) {
-    return std::equal(a.data(), a.data() + parameters, b.data());
-  };
-  if (!equal(contribution(together), expected)) return false;
+  if (fingerprint(together) != expected) return false;
   std::fill(together.records.begin(), together.records.end() - 1, -1);
   std::fill(together.target_counts.begin(), together.target_counts.end() - 1, 0);
   std::fill(together.targets.begin(), together.targets.end() - context, data::kIgnored);
   std::fill(together.input_ids.begin(), together.input_ids.end() - context, 0);
-  return equal(contribution(together), last);
+  return fingerprint(together) == last;
 }
 
 }  // namespace dpfa::privacy
