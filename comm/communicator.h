@@ -52,6 +52,9 @@ std::unique_ptr<Communicator> make_self_communicator();
 // variables of Open MPI, PMIx, Slurm (outside mpirun only) and torchrun. Empty where nothing announces one.
 std::optional<int> announced_world_size();
 
+// Throws ConfigError where `communicator` has another number of ranks than `expected`.
+void expect_world_size(const Communicator& communicator, int expected);
+
 // Starts MPI (once per process) and returns the communicator of MPI_COMM_WORLD; MPI ends when it is destroyed.
 // Throws ConfigError where MPI's world has one rank while the environment announces more (a job that silently
 // became N singletons has the wrong noise and the wrong sampling), or differs from `expected_world_size`.

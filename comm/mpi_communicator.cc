@@ -173,10 +173,7 @@ std::unique_ptr<Communicator> make_mpi_communicator_with_limit(std::optional<int
         "MPI sees one rank, but the environment announces " + std::to_string(*announced) +
         ": each process would train alone with wrong noise and sampling. Start with mpirun of the "
         "same MPI, or with srun --mpi=pmix");
-  if (expected_world_size && *expected_world_size != size)
-    throw ConfigError("the run expects " + std::to_string(*expected_world_size) + " ranks and MPI started " +
-                      std::to_string(size) + ": start it with mpirun -np " +
-                      std::to_string(*expected_world_size));
+  if (expected_world_size) expect_world_size(*communicator, *expected_world_size);
   return communicator;
 }
 

@@ -13,6 +13,8 @@ struct Gpt2Shape {
   int64_t vocab = 0;      // V
   bool tied_head = true;  // the output projection is the token embedding
 
+  bool operator==(const Gpt2Shape&) const = default;
+
   int64_t parameter_count() const {
     const int64_t per_layer = 12 * width * width + 13 * width;
     return vocab * width * (tied_head ? 1 : 2) + positions * width + layers * per_layer + 2 * width;

@@ -12,6 +12,7 @@
 #include "src/data/tokenizer.h"
 #include "src/model/gpt2_io.h"
 #include "src/model/safetensors.h"
+#include "src/plan/value.h"
 
 namespace dpfa::train {
 namespace {
@@ -20,6 +21,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr const char* kFormat = "dpfa-checkpoint-1";
+constexpr const char* kPartial = "partial_";  // before the name of a checkpoint that is being written
 
 std::string hash_file(const fs::path& path) {
   const MappedFile file(path);
@@ -53,8 +55,7 @@ std::vector<fs::path> checkpoint_dirs(const fs::path& run_dir) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(run_dir / "checkpoints", ignored)) {
     const std::string name = entry.path().filename();
-    if (entry.is_directory() && name.starts_with("step_") && name.find('.') == std::string::npos)
-      result.push_back(entry.path());
+    if (entry.is_directory() && name.starts_with("step_")) result.push_back(entry.path());
   }
   std::sort(result.rbegin(), result.rend());
   return result;
@@ -68,6 +69,7 @@ CheckpointHead check(const fs::path& dir) {
     const json manifest = json::parse(text.text());
     if (manifest.at("format") != kFormat) throw IoError("format " + manifest.at("format").dump());
     head.step = manifest.at("step");
+    if (step_name(head.step) != dir.filename()) throw IoError("its manifest is that of " + step_name(head.step));
     head.plan_digest = manifest.at("plan_digest");
     head.ledger_lines = manifest.at("ledger").at("lines");
     head.ledger_digest = manifest.at("ledger").at("digest");
@@ -79,6 +81,32 @@ CheckpointHead check(const fs::path& dir) {
     throw IoError("malformed manifest.json: " + std::string(error.what()));
   }
   return head;
+}
+
+void remove_partial(const fs::path& parent) {
+  std::error_code ignored;
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(parent, ignored))
+    if (entry.path().filename().string().starts_with(kPartial)) found.push_back(entry.path());
+  for (const fs::path& dir : found) fs::remove_all(dir, ignored);
+}
+
+// All files of a checkpoint, each on disk, and the manifest that names them last.
+void write_content(const fs::path& dir, const CheckpointContent& content) {
+  const auto tokenizer = data::load_tokenizer(content.tokenizer_dir);
+  tokenizer->save(dir);
+  model::write_gpt2(dir, content.shape, content.weights, tokenizer->end_of_text());
+  write_optimizer(dir / "optimizer.safetensors", *content.optimizer);
+  json files = json::object();
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    sync_to_disk(entry.path());
+    files[entry.path().filename()] = {{"size", entry.file_size()}, {"blake2b", hash_file(entry.path())}};
+  }
+  const json manifest = {
+      {"format", kFormat}, {"step", content.step}, {"plan_digest", content.plan_digest},
+      {"run_id", content.run_id}, {"world_size", content.world_size}, {"files", files},
+      {"ledger", {{"lines", content.ledger->lines()}, {"digest", content.ledger->digest()}}}};
+  write_file_atomically(dir / "manifest.json", manifest.dump(2) + "\n");
 }
 
 void point_latest_at(const fs::path& run_dir, const std::string& name) {
@@ -96,35 +124,25 @@ void point_latest_at(const fs::path& run_dir, const std::string& name) {
 void write_checkpoint(const fs::path& run_dir, const CheckpointContent& content, int64_t keep) {
   const fs::path parent = run_dir / "checkpoints";
   const std::string name = step_name(content.step);
-  const fs::path temporary = parent / (name + ".tmp-" + content.run_id.substr(0, 8)), final_dir = parent / name;
+  const fs::path partial = parent / (kPartial + name), final_dir = parent / name;
   try {
     fs::create_directories(parent);
-    fs::remove_all(temporary);
-    fs::create_directory(temporary);
-    const auto tokenizer = data::load_tokenizer(content.tokenizer_dir);
-    tokenizer->save(temporary);
-    model::write_gpt2(temporary, content.shape, content.weights, tokenizer->end_of_text());
-    write_optimizer(temporary / "optimizer.safetensors", *content.optimizer);
-
-    json files = json::object();
-    for (const auto& entry : fs::directory_iterator(temporary)) {
-      sync_to_disk(entry.path());
-      files[entry.path().filename()] = {{"size", entry.file_size()}, {"blake2b", hash_file(entry.path())}};
-    }
-    const json manifest = {
-        {"format", kFormat}, {"step", content.step}, {"plan_digest", content.plan_digest},
-        {"run_id", content.run_id}, {"world_size", content.world_size}, {"files", files},
-        {"ledger", {{"lines", content.ledger->lines()}, {"digest", content.ledger->digest()}}}};
-    write_file_atomically(temporary / "manifest.json", manifest.dump(2) + "\n");
-    // A checkpoint of this step may stand from an earlier start of the run; the new one goes with its ledger.
+    remove_partial(parent);
+    fs::create_directory(partial);
+    write_content(partial, content);
+    // Where a checkpoint of this step stands already, it is one that find_checkpoint() skipped as damaged.
     fs::remove_all(final_dir);
-    fs::rename(temporary, final_dir);
+    fs::rename(partial, final_dir);
     sync_to_disk(parent);
     point_latest_at(run_dir, name);
     const auto dirs = checkpoint_dirs(run_dir);
     for (size_t i = std::max<int64_t>(keep, 1); i < dirs.size(); ++i) fs::remove_all(dirs[i]);
   } catch (const fs::filesystem_error& error) {
+    remove_partial(parent);
     throw IoError("cannot write the checkpoint '" + final_dir.string() + "': " + error.code().message());
+  } catch (const Error&) {
+    remove_partial(parent);  // the disk may be full
+    throw;
   }
 }
 
@@ -143,16 +161,24 @@ std::optional<CheckpointHead> find_checkpoint(const fs::path& run_dir, std::stri
 
 void load_checkpoint(const CheckpointHead& head, const plan::Gpt2Shape& shape, std::span<float> weights,
                      OptimizerState& optimizer) {
+  const std::string name = "the checkpoint '" + head.dir.string() + "'";
+  // The number of heads shows in no tensor's shape.
+  if (model::read_gpt2_shape(head.dir) != shape)
+    throw StateError(name + " holds a model of other dimensions than [model] of this configuration");
   model::load_gpt2_weights(head.dir, shape, weights);
   const auto file = model::SafetensorsFile::open(head.dir / "optimizer.safetensors");
-  const auto load = [&](const char* name, FlatBuffer<float>& values) {
-    if (file.contains(name) != !values.empty())
-      throw StateError("the checkpoint '" + head.dir.string() + "' belongs to another optimizer: " + name);
-    if (!values.empty()) file.read_floats(name, values.span());
+  const auto load = [&](const char* tensor, FlatBuffer<float>& values) {
+    if (file.contains(tensor) != !values.empty())
+      throw StateError(name + " belongs to another optimizer than [optimizer] of this configuration: its " + tensor +
+                       (values.empty() ? " is not used" : " is missing"));
+    if (!values.empty()) file.read_floats(tensor, values.span());
   };
   load("first_moment", optimizer.first);
   load("second_moment", optimizer.second);
-  optimizer.updates = std::stoll(file.metadata().at("updates"));
+  const auto updates = file.metadata().find("updates");
+  const auto count = updates == file.metadata().end() ? std::nullopt : plan::parse_integer(updates->second);
+  if (!count || *count < 0) throw IoError(name + " does not say how many updates its optimizer has made");
+  optimizer.updates = *count;
 }
 
 }  // namespace dpfa::train

@@ -3,7 +3,8 @@
 // RUN/checkpoints/step_XXXXXXXX/ holds config.json and model.safetensors (a Hugging Face folder), the tokenizer's
 // files, optimizer.safetensors, and manifest.json: step, plan digest, ledger lines and head digest at that time,
 // world size, and size and BLAKE2b-256 of every other file. Protocol: write under a temporary name, fsync each file,
-// manifest last, fsync, rename, fsync the parent, then move the symbolic link RUN/latest by rename.
+// manifest last, fsync, rename, fsync the parent, then move the symbolic link RUN/latest by rename. What a crash
+// leaves under a temporary name goes with the next checkpoint.
 // There are no keys, draws or partial sums in a checkpoint: a resumed run draws new ones.
 #pragma once
 
@@ -45,7 +46,8 @@ struct CheckpointHead {
 // The newest checkpoint whose manifest and hashes hold; skipped ones are named in `skipped`. Empty where the run has
 // none at all. Throws StateError where there are some and none is valid.
 std::optional<CheckpointHead> find_checkpoint(const std::filesystem::path& run_dir, std::string& skipped);
-// Loads what find_checkpoint() found. Throws IoError / StateError where it does not fit the model or optimizer.
+// Loads what find_checkpoint() found. Throws StateError where it holds another model or optimizer, IoError where a file
+// is malformed.
 void load_checkpoint(const CheckpointHead& head, const plan::Gpt2Shape& shape, std::span<float> weights,
                      OptimizerState& optimizer);
 

@@ -43,6 +43,14 @@ void on_rank_0(comm::Communicator& communicator, const std::function<void()>& wo
   });
 }
 
+void state_agreed(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const StateError& error) {
+    throw AgreedError(error.code(), error.what());
+  }
+}
+
 std::string broadcast_text(comm::Communicator& communicator, const std::string& text) {
   int64_t size = static_cast<int64_t>(text.size());
   communicator.broadcast(std::as_writable_bytes(std::span(&size, 1)), 0);

@@ -21,6 +21,9 @@ class AgreedError : public Error {
 void on_every_rank(comm::Communicator& communicator, const std::function<void()>& work);
 void on_rank_0(comm::Communicator& communicator, const std::function<void()>& work);
 
+// Runs a collective `work` whose StateError comes on every rank at once (privacy::agree): it becomes an AgreedError.
+void state_agreed(const std::function<void()>& work);
+
 // The text of rank 0 on all ranks.
 std::string broadcast_text(comm::Communicator& communicator, const std::string& text);
 

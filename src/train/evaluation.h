@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "comm/communicator.h"
 #include "src/data/dataset.h"
@@ -21,8 +22,8 @@ struct HeldOutLoss {
 // Every record truncated to `context` tokens (1 to the model's positions), each token with equal weight, `slots`
 // records per forward pass. Rank r takes the records i with i mod size == r; the sums of the ranks are added in rank
 // order, so that all ranks return the same bits. Throws StateError where the data set has more token ids than the
-// model. Collective.
+// model. Collective. `progress` (may be empty) is called before each pass.
 HeldOutLoss evaluate(model::Gpt2& gpt2, const data::Dataset& dataset, int64_t context, int64_t slots,
-                     comm::Communicator& communicator);
+                     comm::Communicator& communicator, const std::function<void()>& progress = {});
 
 }  // namespace dpfa::train

@@ -10,8 +10,10 @@
 #include <iostream>
 #include <thread>
 
+#include "accounting/ledger_chain.h"
 #include "src/base/check.h"
 #include "src/base/file.h"
+#include "src/base/watchdog.h"
 #include "src/model/gpt2_io.h"
 #include "src/privacy/agreement.h"
 #include "src/privacy/clipper.h"
@@ -68,7 +70,9 @@ void choose_shape(RunSetup& setup) {
   if (setup.shape.vocab < vocab)
     throw ConfigError("the model's vocabulary has " + std::to_string(setup.shape.vocab) + " tokens and the data's " +
                       std::to_string(vocab) + ": prepare the data with the model's tokenizer");
-  if (setup.context < 1 || setup.context > setup.shape.positions)
+  if (setup.context < 1)
+    throw ConfigError("model.context = 0 takes the positions of model.from: without it give the tokens of one example");
+  if (setup.context > setup.shape.positions)
     throw ConfigError("model.context = " + std::to_string(setup.context) + ": expected 1 to " +
                       std::to_string(setup.shape.positions) + ", the model's positions");
   if (setup.shape.width % setup.shape.heads != 0)
@@ -113,17 +117,42 @@ void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledg
                      "' was started with other NOT PRIVATE options (see the stamps of its ledger): resume alike");
 }
 
-accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
-  const fs::path path = setup.run_dir / "ledger.jsonl";
-  if (options.resume) {
-    accounting::Ledger ledger = accounting::Ledger::resume(path);
-    refuse_foreign_ledger(setup, ledger, options);
-    return ledger;
-  }
+// A checkpoint stands on what the ledger had charged when it was written. A ledger without that line was shortened or
+// exchanged, and going on from it would spend those charges a second time.
+void refuse_foreign_checkpoint(const RunSetup& setup) {
+  const CheckpointHead& head = *setup.checkpoint;
+  const std::string name = "the checkpoint '" + head.dir.string() + "'";
+  if (head.plan_digest != setup.plan->digest())
+    throw StateError(name + " was trained under another privacy plan than that of its ledger: restore the checkpoints of this run");
+  bool found = false;
+  const auto visit = [&](const json& line) {
+    found = found || (line.at("seq") == head.ledger_lines - 1 && line.at("digest") == head.ledger_digest);
+  };
+  accounting::read_chain(setup.ledger->text(), visit);
+  if (!found)
+    throw StateError(name + " was written with line " + std::to_string(head.ledger_lines) +
+                     " of a ledger that is not the one in '" + setup.run_dir.string() + "': restore that ledger");
+}
+
+void refuse_existing_output(const RunSetup& setup) {
   if (fs::exists(setup.run_dir))
     throw ConfigError("the output directory '" + setup.run_dir.string() +
                       "' exists: choose another output.dir, or continue that run with --resume " +
                       setup.run_dir.string());
+}
+
+accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
+  const fs::path path = setup.run_dir / "ledger.jsonl";
+  if (options.resume) {
+    if (!fs::exists(path))
+      throw StateError("'" + setup.run_dir.string() +
+                       "' has no ledger.jsonl: what was released from there is not known, so it cannot be continued; "
+                       "start a new run in another output.dir");
+    accounting::Ledger ledger = accounting::Ledger::resume(path);
+    refuse_foreign_ledger(setup, ledger, options);
+    return ledger;
+  }
+  refuse_existing_output(setup);
   std::error_code error;
   fs::create_directories(setup.run_dir, error);
   if (error) throw IoError("cannot create '" + setup.run_dir.string() + "': " + error.message());
@@ -142,21 +171,25 @@ void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& co
   on_rank_0(communicator, [&] {
     setup.ledger = open_ledger(setup, options);
     if (options.resume) setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
+    if (setup.checkpoint) refuse_foreign_checkpoint(setup);
     setup.ledger->start({{"world_size", communicator.size()}, {"noise", setup.config.aggregation.noise}});
   });
   const std::string text = broadcast_text(communicator, communicator.rank() == 0 ? setup.ledger->text() : "");
   if (communicator.rank() != 0) setup.ledger = accounting::Ledger::in_memory_from_text(text);
   if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
+}
 
-  // The folder and step of the checkpoint, so that every rank loads the same one.
-  const std::string head = broadcast_text(
-      communicator, setup.checkpoint ? std::to_string(setup.checkpoint->step) + " " + setup.checkpoint->dir.string() : "");
-  if (communicator.rank() != 0 && !head.empty()) {
-    const size_t space = head.find(' ');
-    setup.checkpoint.emplace();
-    setup.checkpoint->step = std::stoll(head.substr(0, space));
-    setup.checkpoint->dir = head.substr(space + 1);
-  }
+// Ranks that read different configurations, ledgers or weights must not train together.
+void agree_on_start(RunSetup& setup, comm::Communicator& communicator) {
+  state_agreed([&] {
+    privacy::agree(communicator, {.step = 0,
+                                  .draw = setup.ledger->last_draw() + 1,
+                                  .plan_digest = setup.plan->digest(),
+                                  .ledger_digest = setup.ledger->digest()});
+    // The digest of the weights stands in for the ledger's here.
+    privacy::agree(communicator,
+                   {.plan_digest = setup.plan->digest(), .ledger_digest = digest_of(setup.weights.span())});
+  });
 }
 
 void print_statement(const RunSetup& setup, const RunOptions& options, bool whole) {
@@ -193,35 +226,43 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     setup.plan =
         plan::PrivacyPlan::derive(setup.config.privacy, setup.config.aggregation, setup.shape.parameter_count());
   };
-  on_every_rank(communicator, [&] {
-    DPFA_CHECK(sodium_init() >= 0);
-    compute_type(setup.config.runtime);
-    open_data(setup);
-    choose_shape(setup);
-    derive();
-    if (!options.dry_run && setup.run_dir.empty()) throw ConfigError("output.dir is missing: the run directory");
+  // The measurements below may take any time; everything else is under the watchdog.
+  const auto watched = [&](const char* phase, const std::function<void()>& work) {
+    Watchdog watchdog(communicator.rank(), std::chrono::seconds(setup.config.runtime.watchdog_seconds));
+    watchdog.progress(phase);
+    work();
+  };
+  watched("check the configuration and the data", [&] {
+    on_every_rank(communicator, [&] {
+      DPFA_CHECK(sodium_init() >= 0);
+      compute_type(setup.config.runtime);
+      open_data(setup);
+      choose_shape(setup);
+      derive();
+      if (!options.dry_run && setup.run_dir.empty()) throw ConfigError("output.dir is missing: the run directory");
+    });
   });
   if (options.dry_run) {
     if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/true);
     return setup;
   }
 
-  setup.keys = make_run_keys(communicator, options.insecure_seed);
-  on_every_rank(communicator, [&] { make_model(setup); });
+  watched("make the model", [&] {
+    if (!options.resume) on_rank_0(communicator, [&] { refuse_existing_output(setup); });
+    setup.keys = make_run_keys(communicator, options.insecure_seed);
+    on_every_rank(communicator, [&] { make_model(setup); });
+  });
   if (measures_numerics) {
     setup.config.privacy.numerics = broadcast_text(
         communicator,
         communicator.rank() == 0 ? faster_numerics(setup.config, *setup.model, setup.context) : "");
-    derive();
+    on_every_rank(communicator, derive);
   }
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
-  open_run(setup, options, communicator);
-  privacy::agree(communicator, {.step = 0,
-                                .draw = setup.ledger->last_draw() + 1,
-                                .plan_digest = setup.plan->digest(),
-                                .ledger_digest = setup.ledger->digest()});
-  // The weights must be the same everywhere; their digest stands in for the ledger's here.
-  privacy::agree(communicator, {.plan_digest = setup.plan->digest(), .ledger_digest = digest_of(setup.weights.span())});
+  watched("open the run", [&] {
+    open_run(setup, options, communicator);
+    agree_on_start(setup, communicator);
+  });
 
   setup.microbatch_size = setup.config.runtime.microbatch_size;
   const double share = setup.plan->expected_batch_size() / communicator.size();

@@ -29,7 +29,7 @@ struct RunSetup {
   std::optional<RunKeys> keys;
   FlatBuffer<float> weights;
   std::unique_ptr<model::Gpt2> model;
-  std::optional<CheckpointHead> checkpoint;  // to resume from
+  std::optional<CheckpointHead> checkpoint;  // to resume from; on rank 0
   int64_t microbatch_size = 1;
 };
 

@@ -12,6 +12,7 @@
 #include "src/privacy/clipper.h"
 #include "src/privacy/privatizer.h"
 #include "src/train/baseline_gradient.h"
+#include "src/train/collective.h"
 #include "src/train/stop_signal.h"
 
 namespace dpfa::train {
@@ -64,10 +65,9 @@ class PrivateSteps final : public Steps {
     c_.watchdog.progress("agree whether to stop");
     if (any_rank_stops(c_.communicator)) return StepResult::kStopped;
     c_.watchdog.progress("release");
-    privacy::NoisyGradient gradient = privatizer_.release(std::move(sum), step, draw);
+    state_agreed([&] { spent_ = privatizer_.release(std::move(sum), step, draw); });
     c_.watchdog.progress("optimizer");
-    optimizer_.apply(gradient, rate, c_.weights, c_.model.bf16_weights());
-    spent_ = std::move(gradient);
+    optimizer_.apply(*spent_, rate, c_.weights, c_.model.bf16_weights());
     return StepResult::kDone;
   }
 
@@ -80,7 +80,7 @@ class PrivateSteps final : public Steps {
   privacy::Privatizer privatizer_;
   data::PoissonSampler sampler_;
   Optimizer<privacy::NoisyGradient> optimizer_;
-  std::optional<privacy::NoisyGradient> spent_;  // its memory becomes the next step's sum
+  std::optional<privacy::NoisyGradient> spent_;  // applied; its memory becomes the next step's sum
 };
 
 class BaselineSteps final : public Steps {

@@ -22,6 +22,7 @@ void watch_stop_signals() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGUSR1, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 bool stop_requested() { return g_stop != 0; }

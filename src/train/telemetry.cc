@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "src/base/error.h"
+#include "src/base/file.h"
 
 namespace dpfa::train {
 namespace {
@@ -19,11 +20,26 @@ std::string clock_text(double seconds) {
   return text;
 }
 
+void drop_torn_line(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) return;
+  size_t whole;
+  {
+    const MappedFile file(path);
+    whole = file.text().rfind('\n') + 1;  // npos + 1 is 0
+    if (whole == file.text().size()) return;
+  }
+  std::error_code error;
+  std::filesystem::resize_file(path, whole, error);
+  if (error) throw IoError("cannot shorten '" + path.string() + "': " + error.message());
+}
+
 }  // namespace
 
 Telemetry::Telemetry(bool active, const std::filesystem::path& run_dir, int64_t steps)
     : active_(active), terminal_(active && isatty(STDERR_FILENO) == 1), path_(run_dir / "metrics.jsonl"),
-      steps_(steps) {}
+      steps_(steps) {
+  if (active_) drop_torn_line(path_);
+}
 
 void Telemetry::write(const nlohmann::json& fields) {
   if (!active_) return;

@@ -18,7 +18,7 @@ namespace dpfa::train {
 
 class Telemetry {
  public:
-  // Inactive on ranks other than 0. Appends to `run_dir`/metrics.jsonl.
+  // Inactive on ranks other than 0. Appends to `run_dir`/metrics.jsonl, after dropping a last line that a crash cut off.
   Telemetry(bool active, const std::filesystem::path& run_dir, int64_t steps);
 
   // One line of metrics; `fields` are public or released. Throws IoError.

@@ -38,7 +38,6 @@ class Trainer {
 
   Outcome run() {
     int64_t step = restore();
-    watch_stop_signals();
     for (; step < plan_.steps(); ++step) {
       watchdog_.progress("draw");
       const StepResult result = steps_->run(step, learning_rate(setup_.config.optimizer, step, plan_.steps()));
@@ -52,15 +51,29 @@ class Trainer {
  private:
   // The step to begin with: 0, or where the newest valid checkpoint of a resumed run stands.
   int64_t restore() {
-    if (!setup_.checkpoint) return 0;
-    on_every_rank(communicator_, [&] {
-      load_checkpoint(*setup_.checkpoint, setup_.shape, setup_.weights.span(), steps_->optimizer_state());
-      setup_.model->weights_changed();
+    int64_t step = setup_.checkpoint ? setup_.checkpoint->step : -1;
+    broadcast(std::span(&step, 1));
+    if (step < 0) return 0;
+    // Rank 0 checked the files; the others take what it read.
+    OptimizerState& optimizer = steps_->optimizer_state();
+    on_rank_0(communicator_, [&] {
+      load_checkpoint(*setup_.checkpoint, setup_.shape, setup_.weights.span(), optimizer);
     });
-    last_checkpoint_ = setup_.checkpoint->step;
-    telemetry_.say("resumed at step " + std::to_string(setup_.checkpoint->step) + " of " +
-                   std::to_string(plan_.steps()) + " with new keys");
-    return setup_.checkpoint->step;
+    watchdog_.progress("share the checkpoint");
+    broadcast(setup_.weights.span());
+    broadcast(optimizer.first.span());
+    broadcast(optimizer.second.span());
+    broadcast(std::span(&optimizer.updates, 1));
+    setup_.model->weights_changed();
+    last_checkpoint_ = step;
+    telemetry_.say("resumed at step " + std::to_string(step) + " of " + std::to_string(plan_.steps()) +
+                   (options_.insecure_seed ? " with the keys of --insecure-seed" : " with new keys"));
+    return step;
+  }
+
+  template <typename T>
+  void broadcast(std::span<T> values) {
+    communicator_.broadcast(std::as_writable_bytes(values), /*root=*/0);
   }
 
   void after_step(int64_t done) {
@@ -70,8 +83,8 @@ class Trainer {
                            {"learning_rate", learning_rate(setup_.config.optimizer, done - 1, plan_.steps())}};
     const bool evaluates = setup_.eval && (last || (train.eval_every > 0 && done % train.eval_every == 0));
     if (evaluates) {
-      watchdog_.progress("evaluation");
-      held_out_loss_ = evaluate(*setup_.model, *setup_.eval, setup_.context, setup_.microbatch_size, communicator_)
+      held_out_loss_ = evaluate(*setup_.model, *setup_.eval, setup_.context, setup_.microbatch_size, communicator_,
+                                [&] { watchdog_.progress("evaluation"); })
                            .loss_per_token;
       line["eval_loss"] = *held_out_loss_;
     }
@@ -161,6 +174,7 @@ class Trainer {
 }  // namespace
 
 Outcome run_training(const RunOptions& options, comm::Communicator& communicator) {
+  watch_stop_signals();
   RunSetup setup = prepare_run(options, communicator);
   if (options.dry_run) return Outcome::kFinished;
   Trainer trainer(setup, options, communicator);
