@@ -1,7 +1,7 @@
 # dpfa_library(NAME SOURCES ... [DEPENDS ...] [PLANTED])  static library dpfa_NAME, alias dpfa::NAME
 # dpfa_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [ENVIRONMENT ...])  GoogleTest program, CTest name NAME
-# dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case)  CTest PROGRAM.planted.PLANT: that case of a test program linked
-#   with the _planted libraries passes with the bug asleep and fails with it alive
+# dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case [VARIANT word])  CTest PROGRAM.planted.PLANT[.VARIANT]: that case of
+#   a test program linked with the _planted libraries passes with the bug asleep and fails with it alive
 # dpfa_engine_test(NAME SOURCES ... DEPENDS ...)  dpfa_test of code on LibTorch, with the oracle of tests/support, and the
 #   program NAME_planted: the same sources on the _planted libraries, for dpfa_planted_bug
 # dpfa_mpi_test(NAME RANKS 2 4 SOURCES ... DEPENDS ...)  the same program under mpirun, once per rank count
@@ -62,10 +62,12 @@ function(dpfa_test name)
 endfunction()
 
 function(dpfa_planted_bug plant)
-  cmake_parse_arguments(ARG "" "PROGRAM;TEST" "" ${ARGN})
-  add_test(NAME ${ARG_PROGRAM}.planted.${plant} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}>
+  cmake_parse_arguments(ARG "" "PROGRAM;TEST;VARIANT" "" ${ARGN})
+  string(JOIN "." name ${ARG_PROGRAM} planted ${plant} ${ARG_VARIANT})
+  set_property(GLOBAL APPEND PROPERTY DPFA_PLANTED_BUGS ${plant})
+  add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}>
     -DTEST=${ARG_TEST} -DPLANT=${plant} -P ${PROJECT_SOURCE_DIR}/tests/planted_bugs.cmake)
-  set_tests_properties(${ARG_PROGRAM}.planted.${plant} PROPERTIES LABELS unit TIMEOUT 600
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 600
     ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
 endfunction()
 
