@@ -12,36 +12,15 @@
 #include "src/train/frozen_model.h"
 
 namespace dpfa::cli {
+namespace {
 
-int run_eval(const Arguments& arguments) {
-  std::string checkpoint, data_dir;
+struct Request {
+  std::string checkpoint, data;
   int64_t context = 0;
   bool is_public = false, json = false;
-  Options options("dpfa eval --checkpoint DIR --data DIR --public",
-                  "Prints the loss per token of a model on public records. Runs under mpirun too.");
-  options.require("checkpoint", &checkpoint, "folder with config.json and model.safetensors, e.g. RUN/latest")
-      .require("data", &data_dir, "data set written by dpfa data prepare")
-      .add("context", &context, "tokens of each record that count; 0: the model's positions")
-      .flag("public", &is_public, "declares that the records are public; without it nothing is computed")
-      .flag("json", &json, "print one JSON object");
-  if (!options.parse(arguments)) return 0;
-  if (!is_public) {
-    throw ConfigError("held-out records count as private, and a loss on them is not covered by any epsilon: give --public "
-                      "if these records may be published");
-  }
-  const int ranks = comm::announced_world_size().value_or(1);
-  const auto communicator = ranks > 1 ? comm::make_mpi_communicator(ranks) : comm::make_self_communicator();
-  train::FrozenModel frozen(checkpoint);
-  const int64_t positions = frozen.shape().positions;
-  if (context < 0 || context > positions)
-    throw ConfigError("--context: expected a whole number from 1 to the model's " + std::to_string(positions) +
-                      " positions, or 0");
-  if (context == 0) context = positions;
-  const data::Dataset dataset = data::Dataset::open(data_dir);
-  const train::HeldOutLoss result = train::evaluate(frozen.gpt2(), dataset, context,
-                                                    train::slots_for(frozen.shape(), context), *communicator);
-  if (communicator->rank() != 0) return 0;
-  if (result.tokens == 0) throw StateError("'" + data_dir + "' has no token to predict");
+};
+
+void print(const train::HeldOutLoss& result, int64_t context, bool json) {
   const double perplexity = std::exp(result.loss_per_token);
   if (json) {
     std::cout << nlohmann::ordered_json{{"loss", result.loss_per_token},
@@ -51,8 +30,55 @@ int run_eval(const Arguments& arguments) {
                                         {"context", context}}
               << "\n";
   } else {
-    std::cout << std::setprecision(6) << result.loss_per_token << " nats per token (perplexity " << perplexity << ", "
-              << result.tokens << " tokens of " << result.records << " records)\n";
+    std::cout << std::setprecision(6) << result.loss_per_token << " nats per token (perplexity " << perplexity
+              << ", " << result.tokens << " tokens of " << result.records << " records)\n";
+  }
+}
+
+void evaluate_and_print(const Request& request, comm::Communicator& communicator) {
+  train::FrozenModel frozen(request.checkpoint);
+  const int64_t positions = frozen.shape().positions;
+  if (request.context < 0 || request.context > positions) {
+    throw ConfigError("--context: expected a whole number from 1 to the model's " +
+                      std::to_string(positions) + " positions, or 0 for all of them");
+  }
+  const int64_t context = request.context == 0 ? positions : request.context;
+  const data::Dataset dataset = data::Dataset::open(request.data);
+  const int64_t slots = train::slots_for(frozen.shape(), context);
+  const train::HeldOutLoss result = train::evaluate(frozen.gpt2(), dataset, context, slots, communicator);
+  if (result.tokens == 0) throw StateError("'" + request.data + "' has no token to predict");
+  if (communicator.rank() == 0) print(result, context, request.json);
+}
+
+}  // namespace
+
+int run_eval(const Arguments& arguments) {
+  Request request;
+  Options options("dpfa eval --checkpoint DIR --data DIR --public",
+                  "Prints the loss per token of a model on public records. Runs under mpirun too.");
+  options
+      .require("checkpoint", &request.checkpoint,
+               "folder with config.json and model.safetensors, e.g. RUN/latest")
+      .require("data", &request.data, "data set written by dpfa data prepare")
+      .add("context", &request.context, "tokens of each record that count; 0: the model's positions")
+      .flag("public", &request.is_public,
+            "declares that the records are public; without it nothing is computed")
+      .flag("json", &request.json, "print one JSON object");
+  if (!options.parse(arguments)) return 0;
+  if (!request.is_public) {
+    throw ConfigError(
+        "held-out records count as private, and a loss on them is covered by no epsilon: give --public if "
+        "these records may be published");
+  }
+  const bool alone = comm::announced_world_size().value_or(1) == 1;
+  const auto communicator =
+      alone ? comm::make_self_communicator() : comm::make_mpi_communicator(std::nullopt);
+  try {
+    evaluate_and_print(request, *communicator);
+  } catch (const Error& error) {
+    if (alone) throw;
+    std::cerr << "dpfa: rank " << communicator->rank() << ": " << error.what() << std::endl;
+    communicator->abort(static_cast<int>(error.code()));  // the others may wait for this rank
   }
   return 0;
 }

@@ -30,10 +30,13 @@ fs::path run_of(const fs::path& checkpoint) {
 
 // What the ledger says about the whole run, in the words of its verifier.
 nlohmann::ordered_json privacy_facts(const accounting::LedgerReport& report) {
-  const auto number = [](double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json("inf"); };
+  const auto number = [](double value) {
+    return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json("inf");
+  };
   nlohmann::ordered_json facts = {{"private", report.valid && report.is_private}};
   if (!report.valid || !report.is_private) {
-    facts["note"] = "NOT PRIVATE: " + (report.valid ? report.not_private_because : "the ledger is not valid: " + report.reason);
+    facts["note"] = "NOT PRIVATE: " +
+                    (report.valid ? report.not_private_because : "the ledger is not valid: " + report.reason);
   }
   facts["epsilon"] = number(report.valid && report.is_private ? report.epsilon : INFINITY);
   facts["delta"] = report.delta;
@@ -57,16 +60,18 @@ std::optional<nlohmann::ordered_json> facts_beside(const fs::path& checkpoint) {
 
 int run_export(const Arguments& arguments) {
   std::string checkpoint, out;
-  Options options("dpfa export --checkpoint DIR --out DIR",
-                  "Writes a Hugging Face folder with weights, config.json and tokenizer, and PRIVACY.json with what the "
-                  "run's ledger says of it.");
+  Options options(
+      "dpfa export --checkpoint DIR --out DIR",
+      "Writes a Hugging Face folder with weights, config.json and tokenizer, and PRIVACY.json with what the "
+      "run's ledger says of it.");
   options.require("checkpoint", &checkpoint, "folder with config.json and model.safetensors, e.g. RUN/latest")
       .require("out", &out, "folder to write; must not exist");
   if (!options.parse(arguments)) return 0;
   data::StagingFolder folder(out);
   const train::FrozenModel frozen(checkpoint);
   std::optional<int64_t> end_of_text;
-  if (fs::exists(fs::path(checkpoint) / data::kTokenizerFile) || fs::exists(fs::path(checkpoint) / "merges.txt")) {
+  if (fs::exists(fs::path(checkpoint) / data::kTokenizerFile) ||
+      fs::exists(fs::path(checkpoint) / "merges.txt")) {
     const auto tokenizer = train::tokenizer_of(checkpoint, frozen.shape());
     tokenizer->save(folder.path());
     end_of_text = tokenizer->end_of_text();
@@ -75,9 +80,11 @@ int run_export(const Arguments& arguments) {
   const auto facts = facts_beside(checkpoint);
   if (facts) write_file_atomically(folder.path() / kPrivacyFile, facts->dump(2) + "\n");
   folder.commit();
-  std::cout << out << ": model and " << (end_of_text ? "tokenizer" : "no tokenizer (the checkpoint has none)") << "\n";
+  std::cout << out << ": model and " << (end_of_text ? "tokenizer" : "no tokenizer (the checkpoint has none)")
+            << "\n";
   if (!facts) {
-    std::cerr << "dpfa: no ledger was found beside '" << checkpoint << "': nothing says whether this model is private\n";
+    std::cerr << "dpfa: no ledger was found beside '" << checkpoint
+              << "': nothing says whether this model is private\n";
   } else if (facts->contains("note")) {
     std::cerr << "dpfa: " << facts->at("note").get<std::string>() << "\n";
   }

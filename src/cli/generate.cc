@@ -14,8 +14,11 @@ int run_generate(const Arguments& arguments) {
   int64_t count = 1;
   std::optional<int64_t> seed;
   train::SamplingOptions sampling;
-  Options options("dpfa generate --checkpoint DIR [--prompt TEXT]", "Prints texts that a model writes, one after the other.");
-  options.require("checkpoint", &checkpoint, "folder with config.json, model.safetensors and a tokenizer, e.g. RUN/latest")
+  Options options("dpfa generate --checkpoint DIR [--prompt TEXT]",
+                  "Prints texts that a model writes, one after the other.");
+  options
+      .require("checkpoint", &checkpoint,
+               "folder with config.json, model.safetensors and a tokenizer, e.g. RUN/latest")
       .add("prompt", &prompt, "how the text begins")
       .add("count", &count, "number of texts")
       .add("max_tokens", &sampling.max_tokens, "tokens after the prompt, at most")
@@ -27,11 +30,13 @@ int run_generate(const Arguments& arguments) {
   train::check_sampling(sampling);
   const train::FrozenModel frozen(checkpoint);
   const auto tokenizer = train::tokenizer_of(checkpoint, frozen.shape());
-  const RootKey root = seed ? RootKey::from_insecure_seed(static_cast<uint64_t>(*seed)) : RootKey::from_system();
+  const RootKey root =
+      seed ? RootKey::from_insecure_seed(static_cast<uint64_t>(*seed)) : RootKey::from_system();
   const StreamKey key = root.stream(Purpose::kSynthesis);
-  model::Gpt2Decoder decoder(frozen.shape(), frozen.weights());
+  model::Gpt2Decoder decoder(frozen.shape(), frozen.weights(), frozen.shape().positions);
   for (int64_t i = 0; i < count; ++i) {
-    std::cout << train::generate_text(decoder, frozen.shape(), *tokenizer, prompt, sampling, key, static_cast<uint64_t>(i))
+    std::cout << train::generate_text(decoder, frozen.shape(), *tokenizer, prompt, sampling, key,
+                                      static_cast<uint64_t>(i))
               << std::endl;
   }
   return 0;

@@ -50,24 +50,29 @@ class ConfigReader {
   int64_t dimension(const std::string& key, int64_t largest) const {
     const json* field = find(key);
     if (field == nullptr) malformed(key + " is missing");
-    const bool whole = field->is_number_integer() && (!field->is_number_unsigned() || field->get<uint64_t>() <= 1ull << 62);
+    const bool whole =
+        field->is_number_integer() && (!field->is_number_unsigned() || field->get<uint64_t>() <= 1ull << 62);
     if (!whole || field->get<int64_t>() < 1 || field->get<int64_t>() > largest)
-      malformed(key + " = " + field->dump() + ", expected a whole number from 1 to " + std::to_string(largest));
+      malformed(key + " = " + field->dump() + ", expected a whole number from 1 to " +
+                std::to_string(largest));
     return field->get<int64_t>();
   }
   bool boolean(const std::string& key, bool absent) const {
     const json* field = find(key);
-    if (field != nullptr && !field->is_boolean()) malformed(key + " = " + field->dump() + ", expected true or false");
+    if (field != nullptr && !field->is_boolean())
+      malformed(key + " = " + field->dump() + ", expected true or false");
     return field == nullptr ? absent : field->get<bool>();
   }
   // The engine computes one of `known` only; absent: what transformers takes, which is among them.
   void require(const std::string& key, const std::vector<json>& known) const {
     const json* field = find(key);
     if (field != nullptr && std::find(known.begin(), known.end(), *field) == known.end())
-      throw Unsupported("'" + path_.string() + "': " + key + " = " + field->dump() + " is not in this build; expected " +
-                        known.front().dump());
+      throw Unsupported("'" + path_.string() + "': " + key + " = " + field->dump() +
+                        " is not in this build; expected " + known.front().dump());
   }
-  [[noreturn]] void malformed(const std::string& what) const { throw IoError("'" + path_.string() + "': " + what); }
+  [[noreturn]] void malformed(const std::string& what) const {
+    throw IoError("'" + path_.string() + "': " + what);
+  }
 
  private:
   fs::path path_;
@@ -150,7 +155,8 @@ class WeightFiles {
     }
     for (const auto& [name, shard] : map->items())
       if (!files_[numbers.at(shard.get<std::string>())].contains(name))
-        fail("tensor '" + name + "' is not in " + shard.get<std::string>() + ", where " + kIndexFile + " places it");
+        fail("tensor '" + name + "' is not in " + shard.get<std::string>() + ", where " + kIndexFile +
+             " places it");
   }
 
   fs::path dir_;
@@ -199,20 +205,21 @@ plan::Gpt2Shape read_gpt2_shape(const fs::path& dir) {
   shape.vocab = config.dimension("vocab_size", kLongestTable);
   shape.tied_head = config.boolean("tie_word_embeddings", true);
   if (shape.width % shape.heads != 0)
-    config.malformed("n_embd = " + std::to_string(shape.width) + " is not a multiple of n_head = " +
-                     std::to_string(shape.heads));
+    config.malformed("n_embd = " + std::to_string(shape.width) +
+                     " is not a multiple of n_head = " + std::to_string(shape.heads));
   config.require("activation_function", {"gelu_new", "gelu_pytorch_tanh"});  // two names of one formula
   config.require("n_inner", {4 * shape.width});
   config.require("layer_norm_epsilon", {kLayerNormEpsilon});
   config.require("scale_attn_weights", {true});
-  for (const char* key : {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"})
+  for (const char* key :
+       {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"})
     config.require(key, {false});
   return shape;
 }
 
 void load_gpt2_weights(const fs::path& dir, const plan::Gpt2Shape& shape, std::span<float> parameters) {
-  DPFA_CHECK(static_cast<int64_t>(parameters.size()) == shape.parameter_count(), parameters.size(), " values for ",
-             shape.parameter_count(), " parameters");
+  DPFA_CHECK(static_cast<int64_t>(parameters.size()) == shape.parameter_count(), parameters.size(),
+             " values for ", shape.parameter_count(), " parameters");
   const WeightFiles files(dir);
   std::set<std::string> known;
   for (const ParameterInfo& p : gpt2_parameters(shape)) {
@@ -233,8 +240,8 @@ void load_gpt2_weights(const fs::path& dir, const plan::Gpt2Shape& shape, std::s
 
 void write_gpt2(const fs::path& dir, const plan::Gpt2Shape& shape, std::span<const float> parameters,
                 std::optional<int64_t> end_of_text) {
-  DPFA_CHECK(static_cast<int64_t>(parameters.size()) == shape.parameter_count(), parameters.size(), " values for ",
-             shape.parameter_count(), " parameters");
+  DPFA_CHECK(static_cast<int64_t>(parameters.size()) == shape.parameter_count(), parameters.size(),
+             " values for ", shape.parameter_count(), " parameters");
   std::vector<TensorToWrite> tensors;
   for (const ParameterInfo& p : gpt2_parameters(shape))
     tensors.push_back({p.name, DType::kF32, p.shape, std::as_bytes(parameters.subspan(p.offset, p.size))});

@@ -3,18 +3,23 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <exception>
 #include <limits>
 #include <set>
 #include <span>
 
+#include <ATen/ATen.h>
+
 #include <nlohmann/json.hpp>
 
+#include "kernels/cross_entropy.h"
 #include "src/base/check.h"
 #include "src/base/error.h"
 #include "src/base/file.h"
 #include "src/base/random/chacha20.h"
 #include "src/base/stream_key.h"
 #include "src/data/microbatch.h"
+#include "src/model/gpt2_decoder.h"
 #include "src/train/frozen_model.h"
 
 namespace dpfa::train {
@@ -50,32 +55,67 @@ std::vector<std::string> draw_candidates(const CanarySet& set, size_t canary, in
 size_t shared_tokens(const std::vector<std::vector<int32_t>>& texts) {
   size_t shared = texts.front().size();
   for (const auto& text : texts)
-    shared = std::mismatch(texts.front().begin(), texts.front().begin() + std::min(shared, text.size()), text.begin())
-                 .first - texts.front().begin();
+    shared = std::mismatch(texts.front().begin(), texts.front().begin() + std::min(shared, text.size()),
+                           text.begin())
+                 .first -
+             texts.front().begin();
   return shared;
 }
 
-// Losses of the texts in order, from token `first` (at least 1) on.
-std::vector<double> losses_of(model::Gpt2& gpt2, const std::vector<std::vector<int32_t>>& texts, size_t first) {
+// Losses of the texts in order, from token `shared` (at least 1) on: what all share is given to the model
+// once.
+std::vector<double> losses_of(const plan::Gpt2Shape& shape, std::span<const float> weights,
+                              const std::vector<std::vector<int32_t>>& texts, size_t shared) {
   size_t longest = 0;
   for (const auto& text : texts) longest = std::max(longest, text.size());
-  const int64_t tokens = static_cast<int64_t>(longest) - 1, slots = slots_for(gpt2.shape(), tokens);
-  const std::vector<double> weights(slots, 1.0);
-  std::vector<int64_t> records(slots, 0);
-  std::vector<double> losses(slots), result;
+  model::Gpt2Decoder prefix(shape, weights, static_cast<int64_t>(longest) - 1);
+  for (size_t t = 0; t + 1 < shared; ++t) prefix.next(texts.front()[t]);
+  const size_t slots = std::min(texts.size(), static_cast<size_t>(slots_for(shape, 1)));
+  model::Gpt2Decoder decoder = prefix.branch(static_cast<int64_t>(slots));
+  const std::vector<double> row_weights(slots, 1.0);
+  std::vector<double> row_losses(slots), result(texts.size(), 0.0);
   for (size_t begin = 0; begin < texts.size(); begin += slots) {
-    std::vector<int64_t> ids(slots * tokens, 0), targets(slots * tokens, data::kIgnored);
-    const size_t count = std::min(texts.size() - begin, static_cast<size_t>(slots));
-    for (size_t b = 0; b < count; ++b) {
-      const std::vector<int32_t>& text = texts[begin + b];
-      const auto row = static_cast<ptrdiff_t>(b) * tokens;
-      std::copy(text.begin(), text.end() - 1, ids.begin() + row);
-      std::copy(text.begin() + first, text.end(), targets.begin() + row + (first - 1));
+    const size_t count = std::min(texts.size() - begin, slots);
+    decoder.keep(prefix.tokens());
+    for (size_t t = shared - 1; t + 1 < longest; ++t) {
+      std::vector<int64_t> ids(slots, 0), targets(slots, data::kIgnored);
+      for (size_t b = 0; b < count; ++b) {
+        const std::vector<int32_t>& text = texts[begin + b];
+        if (t + 1 < text.size()) ids[b] = text[t], targets[b] = text[t + 1];
+      }
+      const std::span<const float> logits = decoder.next(ids);
+      kernels::cross_entropy(
+          at::from_blob(const_cast<float*>(logits.data()), {static_cast<int64_t>(slots), shape.vocab},
+                        at::TensorOptions().dtype(at::kFloat)),
+          targets, row_weights, row_losses);
+      for (size_t b = 0; b < count; ++b) result[begin + b] += row_losses[b];
     }
-    gpt2.forward({slots, tokens, ids, targets, weights, records}, nullptr, /*for_backward=*/false, losses);
-    result.insert(result.end(), losses.begin(), losses.begin() + static_cast<ptrdiff_t>(count));
   }
   return result;
+}
+
+// End of text, prefix and secret of each candidate; the true one first.
+std::vector<std::vector<int32_t>> texts_of(const data::Tokenizer& tokenizer, const CanarySet& set,
+                                           size_t canary, int64_t candidates, int64_t positions) {
+  std::vector<std::vector<int32_t>> texts;
+  for (const std::string& secret : draw_candidates(set, canary, candidates)) {
+    texts.push_back(tokenizer.encode(set.canaries[canary].prefix + secret));
+    texts.back().insert(texts.back().begin(), tokenizer.end_of_text());
+    if (static_cast<int64_t>(texts.back().size()) > positions + 1)
+      throw ConfigError("the canary of record " + std::to_string(set.canaries[canary].record) +
+                        " has more tokens than the model has positions");
+  }
+  return texts;
+}
+
+CanaryExposure exposure_of(const plan::Gpt2Shape& shape, std::span<const float> weights,
+                           const std::vector<std::vector<int32_t>>& texts) {
+  const std::vector<double> losses = losses_of(shape, weights, texts, shared_tokens(texts));
+  const double own = std::isfinite(losses[0]) ? losses[0] : std::numeric_limits<double>::infinity();
+  const auto before =
+      std::count_if(losses.begin() + 1, losses.end(), [&](double loss) { return !(loss > own); });
+  const double rank = 1.0 + static_cast<double>(before);
+  return {1 + before, std::log2(static_cast<double>(texts.size())) - std::log2(rank)};
 }
 
 }  // namespace
@@ -91,7 +131,8 @@ CanarySet read_canaries(const std::filesystem::path& path) {
       set.canaries.push_back({canary.at("prefix").get<std::string>(), canary.at("secret").get<std::string>(),
                               canary.at("record").get<int64_t>()});
   } catch (const nlohmann::json::exception&) {
-    throw IoError("'" + path.string() + R"(' is no file of canaries: expected {"alphabet", "length", "canaries": )" +
+    throw IoError("'" + path.string() +
+                  R"(' is no file of canaries: expected {"alphabet", "length", "canaries": )" +
                   R"([{"prefix", "secret", "record"}]})");
   }
   const std::set<char> letters(set.alphabet.begin(), set.alphabet.end());
@@ -104,27 +145,26 @@ CanarySet read_canaries(const std::filesystem::path& path) {
   return set;
 }
 
-std::vector<CanaryExposure> measure_exposure(model::Gpt2& gpt2, const data::Tokenizer& tokenizer, const CanarySet& set,
+std::vector<CanaryExposure> measure_exposure(const plan::Gpt2Shape& shape, std::span<const float> weights,
+                                             const data::Tokenizer& tokenizer, const CanarySet& set,
                                              int64_t candidates) {
   const double possible = std::pow(static_cast<double>(set.alphabet.size()), static_cast<double>(set.length));
   if (candidates < 2 || static_cast<double>(candidates) > possible)
     throw ConfigError("--candidates = " + std::to_string(candidates) +
                       ": expected at least 2 and at most the number of possible secrets");
-  std::vector<CanaryExposure> result;
-  for (size_t c = 0; c < set.canaries.size(); ++c) {
-    std::vector<std::vector<int32_t>> texts;
-    for (const std::string& secret : draw_candidates(set, c, candidates)) {
-      texts.push_back(tokenizer.encode(set.canaries[c].prefix + secret));
-      texts.back().insert(texts.back().begin(), tokenizer.end_of_text());
-      if (static_cast<int64_t>(texts.back().size()) > gpt2.shape().positions + 1)
-        throw ConfigError("the canary of record " + std::to_string(set.canaries[c].record) + " has more tokens than " +
-                          "the model has positions");
+  // One canary per thread: the passes over a small model are too short to be split.
+  std::vector<CanaryExposure> result(set.canaries.size());
+  std::exception_ptr failure;
+#pragma omp parallel for schedule(dynamic)
+  for (size_t c = 0; c < result.size(); ++c) {
+    try {
+      result[c] = exposure_of(shape, weights, texts_of(tokenizer, set, c, candidates, shape.positions));
+    } catch (...) {
+#pragma omp critical
+      failure = std::current_exception();
     }
-    const std::vector<double> losses = losses_of(gpt2, texts, shared_tokens(texts));
-    const double own = std::isfinite(losses[0]) ? losses[0] : std::numeric_limits<double>::infinity();
-    const auto before = std::count_if(losses.begin() + 1, losses.end(), [&](double loss) { return !(loss > own); });
-    result.push_back({1 + before, std::log2(static_cast<double>(candidates)) - std::log2(1.0 + before)});
   }
+  if (failure) std::rethrow_exception(failure);
   return result;
 }
 

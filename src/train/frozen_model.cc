@@ -14,8 +14,10 @@ FrozenModel::FrozenModel(const std::filesystem::path& dir, at::ScalarType comput
   gpt2_.bind(weights_.span());
 }
 
-std::unique_ptr<data::Tokenizer> tokenizer_of(const std::filesystem::path& dir, const plan::Gpt2Shape& shape) {
-  const bool hugging_face = std::filesystem::exists(dir / "vocab.json") && std::filesystem::exists(dir / "merges.txt");
+std::unique_ptr<data::Tokenizer> tokenizer_of(const std::filesystem::path& dir,
+                                              const plan::Gpt2Shape& shape) {
+  const bool hugging_face =
+      std::filesystem::exists(dir / "vocab.json") && std::filesystem::exists(dir / "merges.txt");
   if (!hugging_face && !std::filesystem::exists(dir / data::kTokenizerFile)) {
     throw IoError("'" + dir.string() + "' has no tokenizer: expected " + data::kTokenizerFile +
                   ", or vocab.json and merges.txt");
@@ -23,8 +25,9 @@ std::unique_ptr<data::Tokenizer> tokenizer_of(const std::filesystem::path& dir, 
   auto tokenizer = std::filesystem::exists(dir / data::kTokenizerFile) ? data::load_tokenizer(dir)
                                                                        : data::load_gpt2_tokenizer(dir);
   if (tokenizer->vocab_size() > shape.vocab) {
-    throw StateError("the tokenizer of '" + dir.string() + "' has " + std::to_string(tokenizer->vocab_size()) +
-                     " tokens, its model " + std::to_string(shape.vocab));
+    throw StateError("the tokenizer of '" + dir.string() + "' has " +
+                     std::to_string(tokenizer->vocab_size()) + " tokens, its model " +
+                     std::to_string(shape.vocab));
   }
   return tokenizer;
 }

@@ -27,8 +27,9 @@ class FrozenModel {
   FlatBuffer<float> weights_;
 };
 
-// The tokenizer beside a model: the kind that data::kTokenizerFile names, else the GPT-2 vocabulary of a Hugging Face
-// folder. Throws IoError where there is neither and StateError where it has more tokens than the model.
+// The tokenizer beside a model: the kind that data::kTokenizerFile names, else the GPT-2 vocabulary of a
+// Hugging Face folder. Throws IoError where there is neither and StateError where it has more tokens than the
+// model.
 std::unique_ptr<data::Tokenizer> tokenizer_of(const std::filesystem::path& dir, const plan::Gpt2Shape& shape);
 
 // How many examples of `tokens` tokens to give the model at once: the logits (N, V) stay below 64 MiB.

@@ -32,14 +32,17 @@ int64_t pick_token(std::span<const float> logits, const SamplingOptions& options
   const auto number = [](float x) { return !std::isnan(x); };
   const float largest = logits.empty() ? -INFINITY : *std::max_element(logits.begin(), logits.end());
   if (!std::isfinite(largest) || !std::all_of(logits.begin(), logits.end(), number))
-    throw StateError("the model's logits are not finite numbers: its weights are damaged, no text can be sampled");
+    throw StateError(
+        "the model's logits are not finite numbers: its weights are damaged, no text can be sampled");
   const int64_t size = static_cast<int64_t>(logits.size());
   const int64_t best = std::max_element(logits.begin(), logits.end()) - logits.begin();
   if (options.temperature == 0) return best;
   std::vector<int64_t> ids(size);
   std::iota(ids.begin(), ids.end(), 0);
   if (options.top_k > 0 && options.top_k < size) {
-    const auto before = [&](int64_t a, int64_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+    const auto before = [&](int64_t a, int64_t b) {
+      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    };
     std::partial_sort(ids.begin(), ids.begin() + options.top_k, ids.end(), before);
     ids.resize(options.top_k);
   }
@@ -54,9 +57,9 @@ int64_t pick_token(std::span<const float> logits, const SamplingOptions& options
   return place != sums.end() ? ids[place - sums.begin()] : best;
 }
 
-std::string generate_text(model::Gpt2Decoder& decoder, const plan::Gpt2Shape& shape, const data::Tokenizer& tokenizer,
-                          std::string_view prompt, const SamplingOptions& options, const StreamKey& key,
-                          uint64_t sample) {
+std::string generate_text(model::Gpt2Decoder& decoder, const plan::Gpt2Shape& shape,
+                          const data::Tokenizer& tokenizer, std::string_view prompt,
+                          const SamplingOptions& options, const StreamKey& key, uint64_t sample) {
   check_sampling(options);
   std::vector<int32_t> tokens = {tokenizer.end_of_text()};
   const std::vector<int32_t> prompt_tokens = tokenizer.encode(prompt);
@@ -66,12 +69,12 @@ std::string generate_text(model::Gpt2Decoder& decoder, const plan::Gpt2Shape& sh
     throw ConfigError("the prompt has " + std::to_string(given - 1) + " tokens; this model has room for " +
                       std::to_string(shape.positions - 1));
   }
-  decoder.restart();
+  decoder.keep(0);
   std::span<const float> logits;
   for (const int32_t token : tokens) logits = decoder.next(token);
   for (int64_t i = 0; i < options.max_tokens; ++i) {
-    const int64_t token =
-        pick_token(logits.first(tokenizer.vocab_size()), options, uniform(key, sample, static_cast<uint64_t>(i)));
+    const int64_t token = pick_token(logits.first(tokenizer.vocab_size()), options,
+                                     uniform(key, sample, static_cast<uint64_t>(i)));
     if (token == tokenizer.end_of_text()) break;
     tokens.push_back(static_cast<int32_t>(token));
     if (decoder.tokens() == shape.positions) break;

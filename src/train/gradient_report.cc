@@ -28,7 +28,8 @@ class BatchFile {
   std::vector<int64_t> read(const std::string& name) const {
     if (file_.at(name).shape != shape_) {
       if (name == "labels" && file_.at(name).shape.size() == 1)
-        throw Unsupported("'" + path_.string() + "': one label per example needs a classification model; a GPT-2 "
+        throw Unsupported("'" + path_.string() +
+                          "': one label per example needs a classification model; a GPT-2 "
                           "language model takes labels (B, T)");
       throw IoError("'" + path_.string() + "': " + name + " does not have the shape of input_ids");
     }
@@ -42,17 +43,20 @@ class BatchFile {
   std::vector<int64_t> shape_;
 };
 
-// Attention here is causal and nothing else: right padding is never attended to, any other mask would need one.
+// Attention here is causal and nothing else: right padding is never attended to, any other mask would need
+// one.
 void check_right_padded(const BatchFile& file, const std::vector<int64_t>& mask) {
   for (int64_t i = 0; i < static_cast<int64_t>(mask.size()); ++i) {
     const bool rises = i % file.tokens() > 0 && mask[i] > mask[i - 1];
     if ((mask[i] != 0 && mask[i] != 1) || rises)
-      throw Unsupported(file.text() + ": attention_mask must be 1 on the tokens of each example and 0 on the padding "
+      throw Unsupported(file.text() +
+                        ": attention_mask must be 1 on the tokens of each example and 0 on the padding "
                         "to their right");
   }
 }
 
-void fill_targets(const BatchFile& file, int64_t vocab, const std::vector<int64_t>& mask, data::Microbatch& batch) {
+void fill_targets(const BatchFile& file, int64_t vocab, const std::vector<int64_t>& mask,
+                  data::Microbatch& batch) {
   std::vector<int64_t> labels;
   if (file.contains("labels")) {
     labels = file.read("labels");
@@ -81,8 +85,12 @@ data::Microbatch slice(const data::Microbatch& batch, int64_t begin, int64_t cou
     return std::vector<int64_t>(values.begin() + first, values.begin() + first + size);
   };
   const int64_t t = batch.tokens;
-  return {count, t, part(batch.input_ids, begin * t, count * t), part(batch.targets, begin * t, count * t),
-          part(batch.records, begin, count), part(batch.target_counts, begin, count)};
+  return {count,
+          t,
+          part(batch.input_ids, begin * t, count * t),
+          part(batch.targets, begin * t, count * t),
+          part(batch.records, begin, count),
+          part(batch.target_counts, begin, count)};
 }
 
 plan::PrivacyPlan plan_of(const GradientOptions& options, int64_t examples, int64_t parameters) {
@@ -111,16 +119,16 @@ data::Microbatch read_labelled_batch(const std::filesystem::path& path, const pl
   if (file.contains("token_type_ids"))
     throw Unsupported(file.text() + ": token_type_ids are not in this build for GPT-2; leave them out");
   if (file.tokens() > shape.positions)
-    throw StateError(file.text() + ": input_ids has " + std::to_string(file.tokens()) + " tokens per example, the model " +
-                     std::to_string(shape.positions) + " positions");
+    throw StateError(file.text() + ": input_ids has " + std::to_string(file.tokens()) +
+                     " tokens per example, the model " + std::to_string(shape.positions) + " positions");
   data::Microbatch batch;
   batch.slots = file.examples();
   batch.tokens = file.tokens();
   batch.input_ids = file.read("input_ids");
   for (const int64_t id : batch.input_ids)
     if (id < 0 || id >= shape.vocab)
-      throw StateError(file.text() + ": input_ids holds " + std::to_string(id) + ", the model's vocab_size is " +
-                       std::to_string(shape.vocab));
+      throw StateError(file.text() + ": input_ids holds " + std::to_string(id) +
+                       ", the model's vocab_size is " + std::to_string(shape.vocab));
   std::vector<int64_t> mask(batch.input_ids.size(), 1);
   if (file.contains("attention_mask")) mask = file.read("attention_mask");
   check_right_padded(file, mask);
@@ -129,15 +137,18 @@ data::Microbatch read_labelled_batch(const std::filesystem::path& path, const pl
   return batch;
 }
 
-GradientReport clipped_gradients(model::Gpt2& gpt2, const data::Microbatch& batch, const GradientOptions& options) {
-  if (options.microbatch_size < 0) throw ConfigError("--microbatch_size: expected a whole number >= 0 (0: all)");
+GradientReport clipped_gradients(model::Gpt2& gpt2, const data::Microbatch& batch,
+                                 const GradientOptions& options) {
+  if (options.microbatch_size < 0)
+    throw ConfigError("--microbatch_size: expected a whole number >= 0 (0: all)");
   const int64_t parameters = gpt2.shape().parameter_count();
   const plan::PrivacyPlan plan = plan_of(options, batch.slots, parameters);
   privacy::Clipper clipper(plan, gpt2);
   FlatBuffer<double> sum(parameters);
   kernels::DoubleSink sink(sum.span());
   GradientReport report;
-  const int64_t size = options.microbatch_size > 0 ? options.microbatch_size : std::max<int64_t>(batch.slots, 1);
+  const int64_t size =
+      options.microbatch_size > 0 ? options.microbatch_size : std::max<int64_t>(batch.slots, 1);
   for (int64_t begin = 0; begin < batch.slots; begin += size) {
     const data::Microbatch part = slice(batch, begin, std::min(size, batch.slots - begin));
     std::vector<double> losses;
@@ -155,8 +166,11 @@ GradientReport clipped_gradients(model::Gpt2& gpt2, const data::Microbatch& batc
 
 void write_gradient_report(const std::filesystem::path& file, const plan::Gpt2Shape& shape,
                            const GradientReport& report) {
-  const auto narrow = [](const std::vector<double>& values) { return std::vector<float>(values.begin(), values.end()); };
-  const std::vector<float> losses = narrow(report.losses), norms = narrow(report.norms), factors = narrow(report.factors);
+  const auto narrow = [](const std::vector<double>& values) {
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const std::vector<float> losses = narrow(report.losses), norms = narrow(report.norms),
+                           factors = narrow(report.factors);
   const int64_t examples = static_cast<int64_t>(losses.size());
   std::vector<model::TensorToWrite> tensors = {
       {"per_example_loss", model::DType::kF32, {examples}, std::as_bytes(std::span(losses))},
