@@ -66,7 +66,8 @@ Result run(NormRoute& route, const std::vector<LinearExample>& examples, at::Sca
   return result;
 }
 
-// Token pairs (x, g), (x', -g) with x' = x (1 + residue x random): all but a share `residue` of the gradient cancels.
+// Token pairs (x, g), (x', -g) with x' = x (1 + residue x random): all but a share `residue` of the gradient
+// cancels.
 LinearExample cancelling(uint64_t seed, int64_t tokens, float residue, float scale) {
   std::mt19937_64 random(seed);
   LinearExample e{random_rows(random, tokens, kInputs, scale), random_rows(random, tokens, kOutputs, 1)};
@@ -107,7 +108,8 @@ std::vector<Named> adversarial_examples() {
   // Squares of g leave the range of f32 at the small end while x g does not.
   for (float x : {1.0f, 1e6f, 1e15f, 1e18f})
     for (float g : {1e-18f, 1e-20f, 1e-23f, 1e-30f, 1e-40f})
-      result.push_back({"tiny g=" + std::to_string(std::log10(g)) + " x=" + std::to_string(x), scaled(2, 64, x, g)});
+      result.push_back(
+          {"tiny g=" + std::to_string(std::log10(g)) + " x=" + std::to_string(x), scaled(2, 64, x, g)});
   for (float bad : {kInf, -kInf, kNan, 3e38f}) {
     LinearExample e = scaled(3, 65, 1, 1);
     e.x[7][3] = bad;
@@ -153,7 +155,8 @@ TEST(NormRoute, WhatIsMeasuredIsWhatIsAdded) {
   }
 }
 
-// Here the Gram matrices alone would be off by far more than kGramSlack: |x|^2 |g|^2 cancels to a share of 1e-10.
+// Here the Gram matrices alone would be off by far more than kGramSlack: |x|^2 |g|^2 cancels to a share of
+// 1e-10.
 TEST(NormRoute, GramFallsBackToTheGradientWhereItsTermsCancel) {
   const auto exact = make_exact_route(), gram = make_gram_route();
   for (const float residue : {1e-6f, 1e-5f, 1e-4f}) {
@@ -187,12 +190,14 @@ TEST(NormRoute, AnExampleAddsTheSameBitsBesideAnyNeighbour) {
   for (const Route& route : kRoutes) {
     const auto engine = route.make();
     const Result alone = run(*engine, {nothing, mine, nothing}, at::kFloat, 1);
-    for (const LinearExample& neighbour : {outlier(12, 65, 1e3f), outlier(12, 65, kInf), cancelling(12, 65, 1e-5f, 1)}) {
+    for (const LinearExample& neighbour :
+         {outlier(12, 65, 1e3f), outlier(12, 65, kInf), cancelling(12, 65, 1e-5f, 1)}) {
       const Result together = run(*engine, {neighbour, mine, neighbour}, at::kFloat, 1);
       EXPECT_EQ(together.outcomes[1].norm, alone.outcomes[1].norm) << route.name;
       EXPECT_EQ(together.outcomes[1].factor, alone.outcomes[1].factor) << route.name;
     }
-    EXPECT_EQ(run(*engine, {outlier(12, 65, kInf), mine, nothing}, at::kFloat, 1).sum, alone.sum) << route.name;
+    EXPECT_EQ(run(*engine, {outlier(12, 65, kInf), mine, nothing}, at::kFloat, 1).sum, alone.sum)
+        << route.name;
   }
 }
 

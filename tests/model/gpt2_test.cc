@@ -25,8 +25,8 @@ struct Case {
   int64_t tokens;
   std::vector<float> parameters;
   std::vector<Example> examples;
-  std::vector<OracleGradient> oracle;       // in double
-  std::vector<OracleGradient> plain_bf16;   // the same autograd program run in bf16
+  std::vector<OracleGradient> oracle;      // in double
+  std::vector<OracleGradient> plain_bf16;  // the same autograd program run in bf16
 
   static const Case& of(bool tied, int64_t tokens) {
     static std::map<std::pair<bool, int64_t>, Case> cases;
@@ -64,7 +64,8 @@ struct Pass {
   Pass(const Case& c, at::ScalarType compute, kernels::NormRoute& route, const std::vector<int64_t>& which,
        double max_grad_norm)
       : losses(which.size()), sum(c.shape.parameter_count()), outcomes(which.size()) {
-    const data::Microbatch packed = test::pack(c.examples, which, static_cast<int64_t>(which.size()), c.tokens);
+    const data::Microbatch packed =
+        test::pack(c.examples, which, static_cast<int64_t>(which.size()), c.tokens);
     std::vector<double> weights;
     std::vector<uint8_t> selected;
     for (int64_t i : which) {
@@ -143,13 +144,15 @@ TEST_P(PerExample, EveryTensorGetsItsGradient) {
       const double norm = test::l2(expected_part);
       EXPECT_GT(norm, 0) << p.name;
       const double distance = relative_distance(got.subspan(p.offset, p.size), expected_part) * norm;
-      EXPECT_LE(distance, own * norm + whole * c.oracle[0].norm) << p.name << " in " << c10::toString(compute);
+      EXPECT_LE(distance, own * norm + whole * c.oracle[0].norm)
+          << p.name << " in " << c10::toString(compute);
     }
   }
 }
 
-// bf16 has no exact answer: each example's gradient may be off by twice what the same network is off in plain bf16
-// autograd, and its loss and norm likewise. The floor of 2^-9 is half a unit in the last place of one bf16 result.
+// bf16 has no exact answer: each example's gradient may be off by twice what the same network is off in plain
+// bf16 autograd, and its loss and norm likewise. The floor of 2^-9 is half a unit in the last place of one
+// bf16 result.
 TEST_P(PerExample, Bf16ErrorIsAtMostTwiceThatOfPlainBf16) {
   const Case& c = made();
   const auto engine = route();
@@ -176,7 +179,8 @@ std::vector<Setting> settings() {
 
 INSTANTIATE_TEST_SUITE_P(Gpt2, PerExample, ::testing::ValuesIn(settings()), [](const auto& tested) {
   const Setting& s = tested.param;
-  return std::string(s.gram ? "Gram" : "Exact") + (s.tied ? "Tied" : "Untied") + "T" + std::to_string(s.tokens);
+  return std::string(s.gram ? "Gram" : "Exact") + (s.tied ? "Tied" : "Untied") + "T" +
+         std::to_string(s.tokens);
 });
 
 TEST(Gpt2, BatchGradientWithoutClippingIsTheSumOfTheOracles) {
@@ -235,7 +239,8 @@ TEST(Gpt2, MoreTokensThanPositionsAreRefused) {
   const std::vector<int64_t> ids(161, 1), records = {1};
   const std::vector<double> weights = {1};
   double loss = 0;
-  EXPECT_THROW(model.forward({1, 161, ids, ids, weights, records}, nullptr, false, std::span(&loss, 1)), InternalError);
+  EXPECT_THROW(model.forward({1, 161, ids, ids, weights, records}, nullptr, false, std::span(&loss, 1)),
+               InternalError);
 }
 
 }  // namespace

@@ -36,7 +36,8 @@ TEST(ClippedSum, HoldsAsManyExtremeContributionsAsAreDrawn) {
       for (int64_t k = 0; k < slots; ++k) {
         // In 64 bits, so that an overflow is seen and not undefined.
         const int64_t added = int64_t{target[0]} + kLargest;
-        ASSERT_LE(added, kMost) << "after " << contributions + k << " contributions in microbatches of " << slots;
+        ASSERT_LE(added, kMost) << "after " << contributions + k << " contributions in microbatches of "
+                                << slots;
         target[0] = static_cast<int32_t>(added);
         target[1] -= kLargest;
         target[2] += k % 2 == 0 ? 1 : -1;
@@ -59,7 +60,8 @@ TEST(ClippedSum, ClampedSumsOfAllRanksFit32Bits) {
     ClippedSum sum = ClippedSumAccess::make(std::vector<int32_t>{kMost, -kMost, 5, -5, 0}, 1);
     ClippedSumAccess::clamp(sum, ranks);
     const std::vector<int32_t> clamped = ClippedSumAccess::narrow(sum);
-    for (const int32_t value : clamped) EXPECT_LE(std::abs(int64_t{value}) * ranks, kMost) << ranks << " ranks";
+    for (const int32_t value : clamped)
+      EXPECT_LE(std::abs(int64_t{value}) * ranks, kMost) << ranks << " ranks";
     EXPECT_EQ(clamped[0], kMost / ranks);
     EXPECT_EQ(clamped[1], -(kMost / ranks));
     EXPECT_EQ(std::vector<int32_t>(clamped.begin() + 2, clamped.end()), (std::vector<int32_t>{5, -5, 0}));
@@ -79,9 +81,11 @@ TEST(ClippedSum, ClampingWhatWasMovedTo64BitsNeverWraps) {
   }
 }
 
-// Clamping must not let one record move the sum further than it does without: |clamp(a) - clamp(b)| <= |a - b|.
+// Clamping must not let one record move the sum further than it does without: |clamp(a) - clamp(b)| <= |a -
+// b|.
 TEST(ClippedSum, ClampingNeverMovesTwoSumsApart) {
-  const std::vector<int32_t> values = {0, 1, -1, kMost / 8 - 1, kMost / 8, kMost / 8 + 1, -kMost / 8, -kMost / 8 - 3, kMost, -kMost};
+  const std::vector<int32_t> values = {
+      0, 1, -1, kMost / 8 - 1, kMost / 8, kMost / 8 + 1, -kMost / 8, -kMost / 8 - 3, kMost, -kMost};
   ClippedSum sum = ClippedSumAccess::make(values, 1);
   ClippedSumAccess::clamp(sum, 8);
   const std::vector<int32_t> clamped = ClippedSumAccess::narrow(sum);

@@ -38,11 +38,17 @@ std::ostream& operator<<(std::ostream& out, const Setting& s) {
 class Engine {
  public:
   explicit Engine(const Setting& setting)
-      : shape_{.layers = 2, .width = 16, .heads = 2, .positions = kTokens, .vocab = kVocab, .tied_head = setting.tied},
+      : shape_{.layers = 2,
+               .width = 16,
+               .heads = 2,
+               .positions = kTokens,
+               .vocab = kVocab,
+               .tied_head = setting.tied},
         weights_(test::made_parameters(shape_, setting.weight_scale)),
         plan_(test::make_plan({.numerics = setting.numerics, .max_grad_norm = setting.max_grad_norm},
                               shape_.parameter_count())),
-        model_(shape_, setting.compute), clipper_(plan_, model_) {
+        model_(shape_, setting.compute),
+        clipper_(plan_, model_) {
     model_.bind(weights_);
   }
 
@@ -107,12 +113,21 @@ TEST(Clipper, NoRecordContributesMoreThanTheSensitivity) {
           const Setting setting{numerics, compute, tied, clip, scale};
           Engine engine(setting);
           for (const size_t e : {0, 5, 6, 7})
-            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)), engine.plan().sensitivity())
+            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)),
+                      engine.plan().sensitivity())
                 << setting << ", example " << e;
         }
 }
 
-// A record that is clipped has the norm that the plan allows, not less: clipping is to C and not to something else.
+// The plan knows no kernel; here both meet.
+TEST(Clipper, ThePlansSlackForGramNormsIsAtLeastWhatTheRouteCertifies) {
+  const double with = test::make_plan({.numerics = "fp32"}, 1000).slack(),
+               without = test::make_plan({}, 1000).slack();
+  EXPECT_GE(with - without, kernels::kGramSlack * (1 - 1e-12));
+}
+
+// A record that is clipped has the norm that the plan allows, not less: clipping is to C and not to something
+// else.
 TEST(Clipper, AClippedRecordHasTheClippingNorm) {
   const std::vector<Example> examples = made_examples();
   for (const std::string numerics : {"exact", "fp32"})
@@ -120,7 +135,8 @@ TEST(Clipper, AClippedRecordHasTheClippingNorm) {
       const Setting setting{.numerics = numerics, .tied = tied, .max_grad_norm = 0.1};
       Engine engine(setting);
       for (const size_t e : {0, 5, 6})
-        EXPECT_NEAR(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)) / 0.1, 1, engine.plan().slack())
+        EXPECT_NEAR(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)) / 0.1, 1,
+                    engine.plan().slack())
             << setting << ", example " << e;
     }
 }
@@ -136,7 +152,8 @@ TEST(Clipper, NonFiniteWeightsOfARowStayWithinTheSensitivity) {
           engine.embedding_row(kPoisoned)[3] = bad;
           engine.weights_changed();
           for (const size_t e : {0, 9})
-            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)), engine.plan().sensitivity())
+            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)),
+                      engine.plan().sensitivity())
                 << setting << ", " << bad << ", example " << e;
         }
 }
@@ -177,7 +194,8 @@ TEST(Clipper, AnInsertedRecordChangesTheSumByItsOwnContributionAlone) {
           EXPECT_LE(engine.norm(change), engine.plan().sensitivity()) << setting << ", place " << place;
           if (numerics == "fp32") continue;
           const int64_t alone[] = {record};
-          EXPECT_EQ(change, engine.sum(examples, alone, 3)) << setting << ", record " << record << ", place " << place;
+          EXPECT_EQ(change, engine.sum(examples, alone, 3))
+              << setting << ", record " << record << ", place " << place;
         }
     }
 }
@@ -192,7 +210,8 @@ TEST(Clipper, TheSumDoesNotDependOnTheMicrobatchSize) {
       const std::vector<int64_t> expected = engine.sum(examples, draw, 1, &dropout);
       EXPECT_GT(engine.norm(expected), 0);
       for (const int64_t slots : {3, 4, 16})
-        EXPECT_EQ(engine.sum(examples, draw, slots, &dropout), expected) << slots << " slots, dropout " << rate;
+        EXPECT_EQ(engine.sum(examples, draw, slots, &dropout), expected)
+            << slots << " slots, dropout " << rate;
     }
 }
 
@@ -218,9 +237,9 @@ TEST(Clipper, RecordsWithoutTargetsAndEmptySlotsAddNothing) {
     EXPECT_EQ(engine.sum(examples, without_targets, 3), zero);
     EXPECT_EQ(engine.sum(examples, {}, 3), zero);
     ClippedSum sum = engine.clipper().zero();
-    engine.clipper().accumulate(test::pack(examples, {}, 3, kTokens), nullptr, sum);   // three empty slots
-    engine.clipper().accumulate(test::pack(examples, {}, 0, kTokens), nullptr, sum);   // no slots
-    engine.clipper().accumulate(test::pack(no_tokens, kOne, 1, 0), nullptr, sum);      // no tokens
+    engine.clipper().accumulate(test::pack(examples, {}, 3, kTokens), nullptr, sum);  // three empty slots
+    engine.clipper().accumulate(test::pack(examples, {}, 0, kTokens), nullptr, sum);  // no slots
+    engine.clipper().accumulate(test::pack(no_tokens, kOne, 1, 0), nullptr, sum);     // no tokens
     EXPECT_EQ(ClippedSumAccess::total(sum), zero) << numerics;
   }
 }

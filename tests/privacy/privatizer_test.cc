@@ -27,7 +27,10 @@ using test::PlanChoice;
 constexpr int64_t kParameters = 200000;
 
 nlohmann::json open_fields(const plan::PrivacyPlan& plan) {
-  return {{"plan", plan.to_json()}, {"plan_digest", plan.digest()}, {"private", true}, {"stamps", nlohmann::json::array()}};
+  return {{"plan", plan.to_json()},
+          {"plan_digest", plan.digest()},
+          {"private", true},
+          {"stamps", nlohmann::json::array()}};
 }
 
 // A privatizer with all that it refers to.
@@ -37,7 +40,8 @@ struct Release {
   Ledger ledger;
   Privatizer privatizer;
 
-  explicit Release(const PlanChoice& choice, int64_t parameters = kParameters, std::optional<Ledger> given = {})
+  explicit Release(const PlanChoice& choice, int64_t parameters = kParameters,
+                   std::optional<Ledger> given = {})
       : plan(test::make_plan(choice, parameters)),
         ledger(given ? std::move(*given) : Ledger::in_memory(open_fields(plan))),
         privatizer(plan, communicator, ledger, StreamKey({11, 12, 13, 14, 15, 16, 17, 18})) {}
@@ -50,8 +54,8 @@ struct Release {
   }
 };
 
-// |z| > kZ7 for the sum of squares of 200000 normals: false alarm 1e-7 per case, six cases. A standard deviation
-// that is off by 0.9 % is found.
+// |z| > kZ7 for the sum of squares of 200000 normals: false alarm 1e-7 per case, six cases. A standard
+// deviation that is off by 0.9 % is found.
 TEST(Privatizer, NoiseStddevIsSigmaTimesSensitivityOverTheDivisor) {
   for (const double clip : {0.1, 1.0, 10.0})
     for (const double divisor : {1.0, 3.0}) {
@@ -81,8 +85,8 @@ TEST(Privatizer, ReleaseIsTheSumOverTheExpectedBatchSize) {
   }
 }
 
-// The number of drawn records and of microbatches is private: neither the divisor, nor the noise, nor the charge may
-// depend on it.
+// The number of drawn records and of microbatches is private: neither the divisor, nor the noise, nor the
+// charge may depend on it.
 TEST(Privatizer, ReleaseAndChargeDependOnTheSumAlone) {
   const std::vector<int32_t> sum(1000, 12345);
   std::vector<std::vector<float>> releases;
@@ -106,7 +110,9 @@ TEST(Privatizer, OneReleaseIsOneChargeWhateverTheNumberOfMicrobatches) {
 TEST(Privatizer, ChargesBeforeItAgreesAndAgreesBeforeItSums) {
   Release release({}, 1000);
   std::vector<int64_t> charges_at_call;
-  release.communicator.at_call = [&](const std::string&) { charges_at_call.push_back(release.ledger.charges()); };
+  release.communicator.at_call = [&](const std::string&) {
+    charges_at_call.push_back(release.ledger.charges());
+  };
   release.of(std::vector<int32_t>(1000));
   EXPECT_EQ(release.communicator.calls, (std::vector<std::string>{"gather", "sum"}));
   EXPECT_EQ(charges_at_call, (std::vector<int64_t>{1, 1}));
@@ -179,9 +185,9 @@ TEST(Privatizer, NoiseOfTwoStepsIsIndependent) {
   EXPECT_LE(std::abs(product / std::sqrt(a * b)) * std::sqrt(kParameters), testing::kZ7);
 }
 
-// Whether the low bits of a release tell a sum of 0 from a sum of one grid unit. Divisor and grid are powers of two,
-// so released / (grid / divisor) is the noisy integer itself as long as it fits 24 bits; the noise's standard
-// deviation is 2^22 units, so almost all do.
+// Whether the low bits of a release tell a sum of 0 from a sum of one grid unit. Divisor and grid are powers
+// of two, so released / (grid / divisor) is the noisy integer itself as long as it fits 24 bits; the noise's
+// standard deviation is 2^22 units, so almost all do.
 class LowBits {
  public:
   explicit LowBits(int32_t x) {
@@ -192,8 +198,10 @@ class LowBits {
       const double integer = static_cast<double>(v) * 4 / release.plan.grid();
       if (std::abs(integer) >= 0x1p24) continue;
       ++values;
-      if (integer != std::nearbyint(integer)) ++off_the_grid;
-      else ++counts[static_cast<int64_t>(integer) & 15];
+      if (integer != std::nearbyint(integer))
+        ++off_the_grid;
+      else
+        ++counts[static_cast<int64_t>(integer) & 15];
     }
   }
   int64_t values = 0, off_the_grid = 0;
@@ -209,7 +217,8 @@ TEST(Privatizer, LowBitsOfAReleaseDoNotTellASumOfZeroFromASumOfOne) {
   double statistic = 0;
   for (size_t r = 0; r < 16; ++r) {
     const double difference = static_cast<double>(zero.counts[r] - one.counts[r]);
-    statistic += difference * difference / static_cast<double>(std::max<int64_t>(1, zero.counts[r] + one.counts[r]));
+    statistic +=
+        difference * difference / static_cast<double>(std::max<int64_t>(1, zero.counts[r] + one.counts[r]));
   }
   EXPECT_LE(statistic, 65);
 }

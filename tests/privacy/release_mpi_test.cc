@@ -21,8 +21,8 @@ using test::Example;
 using testing::world;
 
 constexpr int64_t kTokens = 16, kVocab = 61, kRecords = 40;
-constexpr plan::Gpt2Shape kShape{.layers = 1, .width = 16, .heads = 2, .positions = kTokens, .vocab = kVocab,
-                                 .tied_head = true};
+constexpr plan::Gpt2Shape kShape{
+    .layers = 1, .width = 16, .heads = 2, .positions = kTokens, .vocab = kVocab, .tied_head = true};
 
 StreamKey noise_key() { return StreamKey({1, 2, 3, 4, 5, 6, 7, 8}); }
 
@@ -41,7 +41,8 @@ bool equal_on_all_ranks(std::span<const std::byte> bytes) {
 // `spoil` changes what the last rank brings; every rank must then refuse.
 template <typename Spoil>
 void expect_refused_everywhere(const char* what, Spoil spoil) {
-  Standing mine{.step = 3, .draw = 5, .plan_digest = std::string(64, 'a'), .ledger_digest = std::string(64, 'b')};
+  Standing mine{
+      .step = 3, .draw = 5, .plan_digest = std::string(64, 'a'), .ledger_digest = std::string(64, 'b')};
   if (world().rank() == world().size() - 1) spoil(mine);
   try {
     agree(world(), mine);
@@ -62,8 +63,9 @@ TEST(Agreement, AnyDifferenceStopsEveryRank) {
 }
 
 TEST(Agreement, EqualStandingsPass) {
-  EXPECT_NO_THROW(agree(world(), {.step = 3, .draw = 5, .plan_digest = std::string(64, 'a'),
-                                  .ledger_digest = std::string(64, 'b')}));
+  EXPECT_NO_THROW(agree(
+      world(),
+      {.step = 3, .draw = 5, .plan_digest = std::string(64, 'a'), .ledger_digest = std::string(64, 'b')}));
 }
 
 TEST(Release, ALedgerThatDiffersOnOneRankStopsAllRanks) {
@@ -92,7 +94,8 @@ TEST(Release, AllRanksHoldTheSameGradientAndTheSameLedger) {
   Privatizer privatizer(plan, world(), ledger, noise_key());
   for (int64_t step = 0; step < 3; ++step) {
     const std::vector<int32_t> mine(1000, 100 * world().rank());
-    const NoisyGradient gradient = privatizer.release(ClippedSumAccess::make(mine), step, privatizer.next_draw());
+    const NoisyGradient gradient =
+        privatizer.release(ClippedSumAccess::make(mine), step, privatizer.next_draw());
     EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(gradient.values())));
     EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(std::span(ledger.digest()))));
   }
@@ -112,8 +115,8 @@ TEST(Release, TheSumOverRanksNeverWraps) {
 }
 
 // The integer sum of one draw, where `rank` of `ranks` does its part.
-std::vector<int64_t> part(Clipper& clipper, std::span<const Example> examples, int64_t draw, int rank, int ranks,
-                          int64_t slots) {
+std::vector<int64_t> part(Clipper& clipper, std::span<const Example> examples, int64_t draw, int rank,
+                          int ranks, int64_t slots) {
   const data::PoissonSampler sampler(StreamKey({9, 8, 7, 6, 5, 4, 3, 2}), 0.3, rank, ranks);
   const std::vector<int64_t> drawn = sampler.draw(draw, kRecords);
   ClippedSum sum = clipper.zero();

@@ -9,7 +9,8 @@ namespace dpfa::test {
 namespace {
 
 // The textbook forward pass of one sequence; `p` in the order of gpt2_parameters().
-at::Tensor forward_loss(const plan::Gpt2Shape& shape, const std::vector<at::Tensor>& p, const Example& example) {
+at::Tensor forward_loss(const plan::Gpt2Shape& shape, const std::vector<at::Tensor>& p,
+                        const Example& example) {
   const int64_t tokens = static_cast<int64_t>(example.ids.size()), c = shape.width, heads = shape.heads;
   const at::Tensor ids = at::tensor(example.ids), targets = at::tensor(example.targets);
   const at::Tensor mask = at::ones({tokens, tokens}, at::kBool).triu(1);
@@ -19,9 +20,11 @@ at::Tensor forward_loss(const plan::Gpt2Shape& shape, const std::vector<at::Tens
     at::Tensor normed = at::layer_norm(x, {c}, p[i], p[i + 1], 1e-5);
     const at::Tensor qkv = (at::matmul(normed, p[i + 2]) + p[i + 3]).view({tokens, 3, heads, c / heads});
     const auto part = [&](int64_t k) { return qkv.select(1, k).transpose(0, 1); };
-    at::Tensor scores = at::matmul(part(0), part(1).transpose(1, 2)) / std::sqrt(static_cast<double>(c / heads));
+    at::Tensor scores =
+        at::matmul(part(0), part(1).transpose(1, 2)) / std::sqrt(static_cast<double>(c / heads));
     scores = scores.masked_fill(mask, -std::numeric_limits<double>::infinity());
-    const at::Tensor attended = at::matmul(at::softmax(scores, -1), part(2)).transpose(0, 1).reshape({tokens, c});
+    const at::Tensor attended =
+        at::matmul(at::softmax(scores, -1), part(2)).transpose(0, 1).reshape({tokens, c});
     x = x + at::matmul(attended, p[i + 4]) + p[i + 5];
     normed = at::layer_norm(x, {c}, p[i + 6], p[i + 7], 1e-5);
     x = x + at::matmul(at::gelu(at::matmul(normed, p[i + 8]) + p[i + 9], "tanh"), p[i + 10]) + p[i + 11];
@@ -36,9 +39,7 @@ at::Tensor forward_loss(const plan::Gpt2Shape& shape, const std::vector<at::Tens
 int64_t Example::target_count() const {
   return std::count_if(targets.begin(), targets.end(), [](int64_t t) { return t >= 0; });
 }
-double Example::weight() const {
-  return target_count() == 0 ? 0 : 1 / static_cast<double>(target_count());
-}
+double Example::weight() const { return target_count() == 0 ? 0 : 1 / static_cast<double>(target_count()); }
 
 OracleGradient oracle_gradient(const plan::Gpt2Shape& shape, std::span<const float> parameters,
                                const Example& example, at::ScalarType compute) {

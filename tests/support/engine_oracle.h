@@ -1,7 +1,7 @@
 // What the tests of the engine compare with, and the made examples that they feed it.
 //
-// The oracle computes one example's gradient by another way than the engine: at:: operations and autograd on that
-// example alone, nothing shared with kernels/ or src/model beyond the order of the parameters.
+// The oracle computes one example's gradient by another way than the engine: at:: operations and autograd on
+// that example alone, nothing shared with kernels/ or src/model beyond the order of the parameters.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstring>
 
 #include "tests/support/engine_oracle.h"
 #include "tests/support/recording_communicator.h"
@@ -13,22 +12,26 @@
 namespace dpfa::train {
 namespace {
 
-constexpr plan::Gpt2Shape kShape{.layers = 1, .width = 16, .heads = 2, .positions = 16, .vocab = 257, .tied_head = true};
+constexpr plan::Gpt2Shape kShape{
+    .layers = 1, .width = 16, .heads = 2, .positions = 16, .vocab = 257, .tied_head = true};
 
-// A run with `records` records, each drawn with probability `rate`; plain gradient descent with rate 1, so that the
-// weights move by the released gradient.
+// A run with `records` records, each drawn with probability `rate`; plain gradient descent with rate 1, so
+// that the weights move by the released gradient.
 class SmallRun {
  public:
   SmallRun(int64_t records, double rate, double noise_multiplier)
       : config_(made_config(rate, noise_multiplier)),
         plan_(plan::PrivacyPlan::derive(config_.privacy, {}, kShape.parameter_count())),
         dataset_(made_dataset(folder_ / "data", records)),
-        ledger_(accounting::Ledger::in_memory({{"plan", plan_.to_json()}})), model_(kShape, at::kFloat),
-        keys_(make_run_keys(communicator, /*insecure_seed=*/7)), watchdog_(0, std::chrono::seconds(0)) {
+        ledger_(accounting::Ledger::in_memory({{"plan", plan_.to_json()}})),
+        model_(kShape, at::kFloat),
+        keys_(make_run_keys(communicator, /*insecure_seed=*/7)),
+        watchdog_(0, std::chrono::seconds(0)) {
     start();
   }
 
-  // A process start from the initial weights, with the ledger as it stands and (unlike a real one) the same keys.
+  // A process start from the initial weights, with the ledger as it stands and (unlike a real one) the same
+  // keys.
   void start() {
     weights = initial;
     model_.bind(weights);
@@ -49,7 +52,8 @@ class SmallRun {
   // How far the weights have moved from the initial ones.
   std::vector<double> change() const {
     std::vector<double> result;
-    for (size_t i = 0; i < weights.size(); ++i) result.push_back(static_cast<double>(weights[i]) - initial[i]);
+    for (size_t i = 0; i < weights.size(); ++i)
+      result.push_back(static_cast<double>(weights[i]) - initial[i]);
     return result;
   }
 
@@ -88,7 +92,8 @@ class SmallRun {
 };
 
 TEST(PrivateSteps, AnEmptyDrawIsChargedSummedAndReleasedLikeAnyOther) {
-  // 40 records at 1e-6: under the fixed key every draw of the first run is empty; those of the second are full.
+  // 40 records at 1e-6: under the fixed key every draw of the first run is empty; those of the second are
+  // full.
   SmallRun empty(40, 1e-6, 1), full(40, 1, 1);
   for (SmallRun* run : {&empty, &full}) {
     run->communicator.calls.clear();
@@ -124,39 +129,13 @@ TEST(PrivateSteps, TheStepPastTheBudgetDrawsNothingAndChargesNothing) {
   EXPECT_EQ(run.weights, before);
 }
 
-// Two processes that broadcast one after the other: what the first sends, the second receives.
-class SecondRank : public test::RecordingCommunicator {
- public:
-  explicit SecondRank(std::vector<std::byte>& wire) : wire_(wire) {}
-  int size() const override { return 2; }
-  int rank() const override { return wire_.empty() ? 0 : 1; }
-  void broadcast(std::span<std::byte> bytes, int root) override {
-    ASSERT_EQ(root, 0);
-    if (wire_.empty())
-      wire_.assign(bytes.begin(), bytes.end());
-    else
-      std::memcpy(bytes.data(), wire_.data(), bytes.size());
-  }
-
- private:
-  std::vector<std::byte>& wire_;
-};
-
-TEST(RunKeys, NoiseIsSharedAndSamplingIsEachRanksOwn) {
-  std::vector<std::byte> wire;
-  SecondRank communicator(wire);
-  const RunKeys first = make_run_keys(communicator, std::nullopt), second = make_run_keys(communicator, std::nullopt);
-  EXPECT_EQ(first.noise.words(), second.noise.words());
-  EXPECT_EQ(first.init.words(), second.init.words());
-  EXPECT_NE(first.sampling.words(), second.sampling.words());
-  EXPECT_NE(first.dropout.words(), second.dropout.words());
-}
-
 TEST(RunKeys, EachProcessStartHasKeysOfItsOwn) {
   test::RecordingCommunicator communicator;
-  const RunKeys first = make_run_keys(communicator, std::nullopt), second = make_run_keys(communicator, std::nullopt);
+  const RunKeys first = make_run_keys(communicator, std::nullopt);
+  const RunKeys second = make_run_keys(communicator, std::nullopt);
   EXPECT_NE(first.noise.words(), second.noise.words());
   EXPECT_NE(first.sampling.words(), second.sampling.words());
+  EXPECT_NE(first.dropout.words(), second.dropout.words());
 }
 
 }  // namespace
