@@ -28,6 +28,11 @@ Rule count_from(int64_t low) {
           }};
 }
 
+Rule count_up_to(int64_t high) {
+  return {.expected = "a whole number from 0 to " + std::to_string(high),
+          .accepts = [high](double value) { return value >= 0 && value <= static_cast<double>(high); }};
+}
+
 Rule at_least(double low) {
   return {.expected = "a number >= " + format_real(low),
           .accepts = [low](double value) { return value >= low; }};
@@ -129,7 +134,7 @@ const std::vector<ConfigOption>& option_table() {
       {DPFA_KEY(aggregation, colluding_ranks), count_from(0),
        "ranks that may pool what they know (noise = shares)"},
 
-      {DPFA_KEY(runtime, microbatch_size), count_from(0),
+      {DPFA_KEY(runtime, microbatch_size), count_up_to(255),
        "records per forward pass; 0: chosen by measurement"},
       {DPFA_KEY(runtime, compute), one_of({"fp32", "bf16"}), "type of the matrix products"},
       {DPFA_KEY(runtime, device), one_of({"cpu"}, {"cuda"}), "where the model runs"},
