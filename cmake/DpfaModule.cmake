@@ -38,13 +38,21 @@ function(dpfa_library name)
   endif()
 endfunction()
 
+# Programs that see LibTorch's headers: they take the precompiled ones, which were made for a library.
+function(dpfa_use_torch_header target)
+  target_compile_options(${target} PRIVATE -fPIC)
+  target_precompile_headers(${target} REUSE_FROM dpfa_kernels)
+endfunction()
+
 function(dpfa_test_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   dpfa_set_options(${name})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest)
-  # GoogleTest's templates take longer to optimise than tests take to run; what they test is optimised in full.
-  if(NOT test_uses_precompiled_header)
+  if("${ARG_DEPENDS}" MATCHES "dpfa(::|_)(kernels|model|privacy|train|inference)(_planted)?(;|$)")
+    dpfa_use_torch_header(${name})
+  else()
+    # GoogleTest's templates take longer to optimise than tests take to run; what they test is optimised in full.
     target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
@@ -78,15 +86,9 @@ endfunction()
 function(dpfa_engine_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
   set(sources ${ARG_SOURCES} ${PROJECT_SOURCE_DIR}/tests/support/engine_oracle.cc)
-  set(test_uses_precompiled_header ON)  # it was made with the library's options
   string(REGEX REPLACE "dpfa::([a-z_]+)" "dpfa_\\1_planted" planted "${ARG_DEPENDS}")
   dpfa_test(${name} SOURCES ${sources} DEPENDS ${ARG_DEPENDS} ENVIRONMENT OMP_NUM_THREADS=2)
   dpfa_test_program(${name}_planted SOURCES ${sources} DEPENDS ${planted} GTest::gtest_main)
-  foreach(program ${name} ${name}_planted)
-    # The precompiled header was made for a library.
-    target_compile_options(${program} PRIVATE -fPIC)
-    target_precompile_headers(${program} REUSE_FROM dpfa_kernels)
-  endforeach()
 endfunction()
 
 # The program brings its own main() that initialises MPI (tests/support/mpi_main.cc).
