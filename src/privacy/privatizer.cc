@@ -13,11 +13,12 @@ namespace dpfa::privacy {
 
 Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator, accounting::Ledger& ledger,
                        const StreamKey& noise_key)
-    : plan_(plan), communicator_(communicator), ledger_(ledger), noise_key_(noise_key) {
+    : plan_(plan), communicator_(communicator), ledger_(ledger), noise_key_(noise_key),
+      allowed_charges_(plan.allowed_charges()) {
   DPFA_CHECK(plan.is_private());
 }
 
-bool Privatizer::may_release() const { return ledger_.charges() < plan_.allowed_charges(); }
+bool Privatizer::may_release() const { return ledger_.charges() < allowed_charges_; }
 
 int64_t Privatizer::next_draw() const { return ledger_.last_draw() + 1; }
 

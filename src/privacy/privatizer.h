@@ -38,6 +38,7 @@ class Privatizer {
   comm::Communicator& communicator_;
   accounting::Ledger& ledger_;
   StreamKey noise_key_;
+  int64_t allowed_charges_;  // takes the accountant a while: asked once
 };
 
 }  // namespace dpfa::privacy

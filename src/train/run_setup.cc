@@ -186,9 +186,11 @@ void agree_on_start(RunSetup& setup, comm::Communicator& communicator) {
                                   .draw = setup.ledger->last_draw() + 1,
                                   .plan_digest = setup.plan->digest(),
                                   .ledger_digest = setup.ledger->digest()});
-    // The digest of the weights stands in for the ledger's here.
-    privacy::agree(communicator,
-                   {.plan_digest = setup.plan->digest(), .ledger_digest = digest_of(setup.weights.span())});
+  });
+  const std::string mine = digest_of(setup.weights.span()), first = broadcast_text(communicator, mine);
+  on_every_rank(communicator, [&] {
+    if (mine != first)
+      throw StateError("the initial weights are not those of rank 0: model.from must hold the same files on all hosts");
   });
 }
 

@@ -16,6 +16,8 @@ extern "C" void note_stop(int signal) {
 }  // namespace
 
 void watch_stop_signals() {
+  g_stop = 0;
+  g_terminate = 0;
   struct sigaction action {};
   action.sa_handler = note_stop;
   sigemptyset(&action.sa_mask);

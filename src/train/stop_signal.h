@@ -4,8 +4,8 @@
 
 namespace dpfa::train {
 
-// Installs the handlers; after MPI and NCCL have installed theirs. From then on a file size limit (SIGXFSZ) is a failed
-// write with a sentence instead of a killed process.
+// Installs the handlers, after MPI and NCCL have installed theirs, and forgets wishes to an earlier run of the process.
+// From then on a file size limit (SIGXFSZ) is a failed write with a sentence instead of a killed process.
 void watch_stop_signals();
 bool stop_requested();
 bool terminate_requested();  // SIGTERM: seconds are left, so the process ends without MPI_Finalize

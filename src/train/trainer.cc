@@ -21,6 +21,7 @@ class Trainer {
  public:
   Trainer(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator)
       : setup_(setup), options_(options), communicator_(communicator), plan_(*setup.plan),
+        allowed_charges_(plan_.allowed_charges()),
         watchdog_(communicator.rank(), std::chrono::seconds(setup.config.runtime.watchdog_seconds)),
         telemetry_(communicator.rank() == 0, setup.run_dir, plan_.steps()) {
     const StepContext context{.plan = plan_,
@@ -154,7 +155,7 @@ class Trainer {
   std::string progress_text() const {
     std::ostringstream text;
     text.precision(4);
-    if (plan_.is_private()) text << " | " << setup_.ledger->charges() << " of " << plan_.allowed_charges() << " charges";
+    if (plan_.is_private()) text << " | " << setup_.ledger->charges() << " of " << allowed_charges_ << " charges";
     if (held_out_loss_) text << " | held-out loss " << *held_out_loss_;
     return text.str();
   }
@@ -164,6 +165,7 @@ class Trainer {
   const RunOptions& options_;
   comm::Communicator& communicator_;
   const plan::PrivacyPlan& plan_;
+  const int64_t allowed_charges_;
   Watchdog watchdog_;
   Telemetry telemetry_;
   std::unique_ptr<Steps> steps_;

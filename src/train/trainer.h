@@ -19,7 +19,7 @@ struct RunOptions {
   plan::Config config;
   bool resume = false;                          // continue the run in config.output.dir
   bool dry_run = false;                         // print the privacy statement and stop
-  std::optional<uint64_t> insecure_seed;        // reproducible keys; stamps the run NOT PRIVATE
+  std::optional<uint64_t> insecure_seed = {};   // reproducible keys; stamps the run NOT PRIVATE
   bool debug_nonprivate = false;                // show the training loss; stamps the run NOT PRIVATE
 };
 

@@ -1,0 +1,121 @@
+// Ranks that do not stand at the same place stop together and release nothing. Runs under mpirun.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+
+#include "src/train/collective.h"
+#include "src/train/run_keys.h"
+#include "src/train/trainer.h"
+#include "tests/support/mpi_world.h"
+#include "tests/support/tiny_run.h"
+
+namespace dpfa::train {
+namespace {
+
+using testing::world;
+
+// The ranks of a test as the code under test sees them, with what rank 1 receives in broadcasts altered.
+class AlteredWorld : public comm::Communicator {
+ public:
+  std::function<void(std::span<std::byte>)> alter = [](std::span<std::byte>) {};
+
+  int rank() const override { return world().rank(); }
+  int size() const override { return world().size(); }
+  int local_rank() const override { return world().local_rank(); }
+  int local_size() const override { return world().local_size(); }
+  std::string_view backend() const override { return "mpi"; }
+  void all_reduce_sum(std::span<int32_t> values) override {
+    ++sums;
+    world().all_reduce_sum(values);
+  }
+  void all_reduce_sum(std::span<int64_t> values) override { world().all_reduce_sum(values); }
+  void all_reduce_sum(std::span<float> values) override { world().all_reduce_sum(values); }
+  void all_reduce_max(std::span<int64_t> values) override { world().all_reduce_max(values); }
+  void broadcast(std::span<std::byte> bytes, int root) override {
+    world().broadcast(bytes, root);
+    if (rank() == 1) alter(bytes);
+  }
+  std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override { return world().all_gather(bytes); }
+  void barrier() override { world().barrier(); }
+  [[noreturn]] void abort(int exit_code) override {
+    world().abort(exit_code);
+    std::abort();
+  }
+
+  int sums = 0;
+};
+
+class Disagreement : public ::testing::Test {
+ protected:
+  Disagreement() {
+    const std::string shared = broadcast_text(world(), folder_.path().string());
+    if (world().rank() == 0) testing::write_dataset(folder_ / "train", testing::made_records(64));
+    world().barrier();
+    config_ = testing::tiny_config(shared + "/train", shared + "/run");
+  }
+  ~Disagreement() override { world().barrier(); }  // the folder of rank 0 outlives the use of the others
+
+  Outcome train(comm::Communicator& communicator) const {
+    RunOptions options;
+    options.config = config_;
+    return run_training(options, communicator);
+  }
+  void expect_stop(comm::Communicator& communicator, const std::string& words) {
+    int code = 0;
+    std::string sentence;
+    try {
+      train(communicator);
+    } catch (const AgreedError& error) {
+      code = static_cast<int>(error.code());
+      sentence = error.what();
+    }
+    EXPECT_EQ(code, 5);
+    EXPECT_NE(sentence.find(words), std::string::npos) << sentence;
+    if (world().rank() == 0) {
+      EXPECT_TRUE(testing::charges_of(config_.output.dir).empty());
+    }
+  }
+
+  testing::TemporaryFolder folder_;
+  plan::Config config_;
+};
+
+TEST_F(Disagreement, InThePlanOfOneRankStopsAllRanks) {
+  if (world().rank() == 1) config_.privacy.noise_multiplier = 0.5;
+  AlteredWorld altered;
+  expect_stop(altered, "privacy plan on rank 1");
+  EXPECT_EQ(altered.sums, 0);
+}
+
+TEST_F(Disagreement, InTheWeightsOfOneRankStopsAllRanks) {
+  AlteredWorld altered;
+  // The root of noise and initialisation is the first thing that rank 0 shares.
+  altered.alter = [first = true](std::span<std::byte> bytes) mutable {
+    if (std::exchange(first, false)) bytes[0] ^= std::byte{1};
+  };
+  expect_stop(altered, "rank 1: the initial weights are not those of rank 0");
+  EXPECT_EQ(altered.sums, 0);
+}
+
+TEST_F(Disagreement, InTheLedgerOfOneRankStopsAllRanks) {
+  AlteredWorld altered;
+  // The start line of its replica on rank 1 becomes one that was never completed.
+  altered.alter = [](std::span<std::byte> bytes) {
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (text.find("\"kind\":\"start\"") == std::string_view::npos) return;
+    const size_t cut = text.find('\n') + 1;
+    std::memset(bytes.data() + cut, 0, bytes.size() - cut);
+  };
+  expect_stop(altered, "rank 1");
+  EXPECT_EQ(altered.sums, 0);
+}
+
+TEST_F(Disagreement, OfNoRankTrains) {
+  AlteredWorld plain;
+  EXPECT_EQ(train(plain), Outcome::kFinished);
+  EXPECT_EQ(plain.sums, 8);
+}
+
+}  // namespace
+}  // namespace dpfa::train
