@@ -94,26 +94,35 @@ int bench_step(const Arguments& arguments) {
   mallopt(M_TRIM_THRESHOLD, -1);
   train::set_threads(threads, 1);
 
-  std::vector<double> with_privacy, baseline;
-  {
-    train::StepBench bench(spec, only != "baseline", only != "private");
-    for (int64_t k = 0; k <= repeats; ++k) {
-      if (only != "baseline") with_privacy.push_back(bench.private_seconds());
-      if (only != "private") baseline.push_back(bench.baseline_seconds());
-    }
+  if (!only.empty()) {
+    train::StepBench bench(spec, only == "private", only == "baseline");
+    for (int64_t k = 0; k <= repeats; ++k) only == "private" ? bench.private_seconds() : bench.baseline_seconds();
+    return 0;
   }
-  if (!only.empty()) return 0;
-  with_privacy.erase(with_privacy.begin());
-  baseline.erase(baseline.begin());
-
-  std::vector<std::string> words = {"dpfa", "bench", "step"};
-  words.insert(words.end(), arguments.begin(), arguments.end());
-  words.insert(words.end(), {"--only", "private"});
+  // Memory first: a forked child's peak begins at what its parent holds. One step after the first shows the peak.
   const auto child = [&](const char* which) {
-    words.back() = which;
+    std::vector<std::string> words = {
+        "dpfa",       "bench",      "step",          "--layers",    std::to_string(shape.layers),
+        "--width",    std::to_string(shape.width),   "--vocab",     std::to_string(shape.vocab),
+        "--batch",    std::to_string(spec.batch),    "--sequence",  std::to_string(spec.sequence),
+        "--compute",  spec.compute, "--numerics",    spec.numerics, "--release",
+        release,      "--threads",  std::to_string(threads),        "--repeats",
+        "1",          "--only",     which};
+    if (tied) words.push_back("--tied");
     return peak_mib(words);
   };
   const double peak = child("private"), baseline_peak = child("baseline");
+
+  std::vector<double> with_privacy, baseline;
+  {
+    train::StepBench bench(spec, /*with_private=*/true, /*without_privacy=*/true);
+    for (int64_t k = 0; k <= repeats; ++k) {
+      with_privacy.push_back(bench.private_seconds());
+      baseline.push_back(bench.baseline_seconds());
+    }
+  }
+  with_privacy.erase(with_privacy.begin());
+  baseline.erase(baseline.begin());
 
   const std::string size = std::to_string((shape.parameter_count() + 500000) / 1000000);
   const std::string name = "step/gpt2-" + size + "m/B" + std::to_string(spec.batch) + "/T" +
