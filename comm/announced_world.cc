@@ -44,7 +44,8 @@ std::optional<int> announced_world_size() {
 void expect_world_size(const Communicator& communicator, int expected) {
   if (communicator.size() != expected)
     throw ConfigError("the run expects " + std::to_string(expected) + " ranks and MPI started " +
-                      std::to_string(communicator.size()) + ": start it with mpirun -np " + std::to_string(expected));
+                      std::to_string(communicator.size()) + ": start it with mpirun -np " +
+                      std::to_string(expected));
 }
 
 }  // namespace dpfa::comm

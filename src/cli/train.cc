@@ -30,7 +30,8 @@ int exit_code(train::Outcome outcome) {
 }
 
 void print_error(const comm::Communicator& communicator, const std::string& what) {
-  const std::string where = communicator.size() > 1 ? "rank " + std::to_string(communicator.rank()) + ": " : "";
+  const std::string where =
+      communicator.size() > 1 ? "rank " + std::to_string(communicator.rank()) + ": " : "";
   std::cerr << "dpfa: " << where << what << std::endl;
 }
 
@@ -59,18 +60,21 @@ Request read_request(const Arguments& arguments) {
   request.help = !options.parse(arguments);
   if (request.help) return request;
   run.resume = !resume.empty();
-  run.config = plan::load_config(config_file.empty() && run.resume ? resume + "/config.ini" : config_file, overrides);
+  run.config =
+      plan::load_config(config_file.empty() && run.resume ? resume + "/config.ini" : config_file, overrides);
   if (run.resume) run.config.output.dir = resume;
   if (insecure_seed) run.insecure_seed = static_cast<uint64_t>(*insecure_seed);
   return request;
 }
 
-// An error on one rank must not leave the others waiting in a collective: it is printed once and ends the job.
+// An error on one rank must not leave the others waiting in a collective: it is printed once and ends the
+// job.
 int run_guarded(comm::Communicator& communicator, const std::function<train::Outcome()>& work) {
   ExitCode code = ExitCode::kInternal;
   try {
     const int result = exit_code(work());
-    if (train::terminate_requested()) {  // mpirun kills in about two seconds, and MPI_Finalize may wait longer
+    if (train::terminate_requested()) {  // mpirun kills in about two seconds, and MPI_Finalize may wait
+                                         // longer
       std::fflush(nullptr);
       _exit(result);
     }

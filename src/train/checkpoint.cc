@@ -69,7 +69,8 @@ CheckpointHead check(const fs::path& dir) {
     const json manifest = json::parse(text.text());
     if (manifest.at("format") != kFormat) throw IoError("format " + manifest.at("format").dump());
     head.step = manifest.at("step");
-    if (step_name(head.step) != dir.filename()) throw IoError("its manifest is that of " + step_name(head.step));
+    if (step_name(head.step) != dir.filename())
+      throw IoError("its manifest is that of " + step_name(head.step));
     head.plan_digest = manifest.at("plan_digest");
     head.ledger_lines = manifest.at("ledger").at("lines");
     head.ledger_digest = manifest.at("ledger").at("digest");
@@ -103,8 +104,12 @@ void write_content(const fs::path& dir, const CheckpointContent& content) {
     files[entry.path().filename()] = {{"size", entry.file_size()}, {"blake2b", hash_file(entry.path())}};
   }
   const json manifest = {
-      {"format", kFormat}, {"step", content.step}, {"plan_digest", content.plan_digest},
-      {"run_id", content.run_id}, {"world_size", content.world_size}, {"files", files},
+      {"format", kFormat},
+      {"step", content.step},
+      {"plan_digest", content.plan_digest},
+      {"run_id", content.run_id},
+      {"world_size", content.world_size},
+      {"files", files},
       {"ledger", {{"lines", content.ledger->lines()}, {"digest", content.ledger->digest()}}}};
   write_file_atomically(dir / "manifest.json", manifest.dump(2) + "\n");
 }
@@ -169,8 +174,8 @@ void load_checkpoint(const CheckpointHead& head, const plan::Gpt2Shape& shape, s
   const auto file = model::SafetensorsFile::open(head.dir / "optimizer.safetensors");
   const auto load = [&](const char* tensor, FlatBuffer<float>& values) {
     if (file.contains(tensor) != !values.empty())
-      throw StateError(name + " belongs to another optimizer than [optimizer] of this configuration: its " + tensor +
-                       (values.empty() ? " is not used" : " is missing"));
+      throw StateError(name + " belongs to another optimizer than [optimizer] of this configuration: its " +
+                       tensor + (values.empty() ? " is not used" : " is missing"));
     if (!values.empty()) file.read_floats(tensor, values.span());
   };
   load("first_moment", optimizer.first);

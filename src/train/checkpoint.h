@@ -1,11 +1,11 @@
 // Checkpoints: one folder per checkpoint that appears complete or not at all.
 //
-// RUN/checkpoints/step_XXXXXXXX/ holds config.json and model.safetensors (a Hugging Face folder), the tokenizer's
-// files, optimizer.safetensors, and manifest.json: step, plan digest, ledger lines and head digest at that time,
-// world size, and size and BLAKE2b-256 of every other file. Protocol: write under a temporary name, fsync each file,
-// manifest last, fsync, rename, fsync the parent, then move the symbolic link RUN/latest by rename. What a crash
-// leaves under a temporary name goes with the next checkpoint.
-// There are no keys, draws or partial sums in a checkpoint: a resumed run draws new ones.
+// RUN/checkpoints/step_XXXXXXXX/ holds config.json and model.safetensors (a Hugging Face folder), the
+// tokenizer's files, optimizer.safetensors, and manifest.json: step, plan digest, ledger lines and head
+// digest at that time, world size, and size and BLAKE2b-256 of every other file. Protocol: write under a
+// temporary name, fsync each file, manifest last, fsync, rename, fsync the parent, then move the symbolic
+// link RUN/latest by rename. What a crash leaves under a temporary name goes with the next checkpoint. There
+// are no keys, draws or partial sums in a checkpoint: a resumed run draws new ones.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ struct CheckpointContent {
   int world_size = 1;
 };
 
-// Writes on the calling rank (rank 0), keeps the newest `keep` and removes older ones. Throws IoError; what was
-// there before is then still there.
+// Writes on the calling rank (rank 0), keeps the newest `keep` and removes older ones. Throws IoError; what
+// was there before is then still there.
 void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointContent& content, int64_t keep);
 
 struct CheckpointHead {
@@ -43,11 +43,11 @@ struct CheckpointHead {
   int64_t ledger_lines = 0;
   std::string ledger_digest;
 };
-// The newest checkpoint whose manifest and hashes hold; skipped ones are named in `skipped`. Empty where the run has
-// none at all. Throws StateError where there are some and none is valid.
+// The newest checkpoint whose manifest and hashes hold; skipped ones are named in `skipped`. Empty where the
+// run has none at all. Throws StateError where there are some and none is valid.
 std::optional<CheckpointHead> find_checkpoint(const std::filesystem::path& run_dir, std::string& skipped);
-// Loads what find_checkpoint() found. Throws StateError where it holds another model or optimizer, IoError where a file
-// is malformed.
+// Loads what find_checkpoint() found. Throws StateError where it holds another model or optimizer, IoError
+// where a file is malformed.
 void load_checkpoint(const CheckpointHead& head, const plan::Gpt2Shape& shape, std::span<float> weights,
                      OptimizerState& optimizer);
 

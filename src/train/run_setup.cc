@@ -44,13 +44,15 @@ std::string digest_of(std::span<const float> weights) {
 
 void open_data(RunSetup& setup) {
   const plan::Config& config = setup.config;
-  if (config.data.train.empty()) throw ConfigError("data.train is missing: a folder written by 'dpfa data prepare'");
+  if (config.data.train.empty())
+    throw ConfigError("data.train is missing: a folder written by 'dpfa data prepare'");
   setup.train = data::Dataset::open(config.data.train);
   if (config.data.eval.empty()) return;
   if (!config.data.eval_is_public)
-    throw ConfigError("data.eval is given but data.eval_is_public is not true: held-out records count as private, "
-                      "and a loss on them would be an unaccounted release; set eval_is_public = true only where "
-                      "they are public, or remove data.eval");
+    throw ConfigError(
+        "data.eval is given but data.eval_is_public is not true: held-out records count as private, "
+        "and a loss on them would be an unaccounted release; set eval_is_public = true only where "
+        "they are public, or remove data.eval");
   setup.eval = data::Dataset::open(config.data.eval);
   if (setup.eval->vocab_size() != setup.train->vocab_size())
     throw StateError("data.train and data.eval were prepared with different tokenizers");
@@ -63,21 +65,27 @@ void choose_shape(RunSetup& setup) {
     setup.shape = model::read_gpt2_shape(model.from);
     setup.context = model.context > 0 ? model.context : setup.shape.positions;
   } else {
-    setup.shape = {model.layers, model.width, model.heads, model.context,
-                   model.vocab_size > 0 ? model.vocab_size : vocab, model.tied_head};
+    setup.shape = {model.layers,
+                   model.width,
+                   model.heads,
+                   model.context,
+                   model.vocab_size > 0 ? model.vocab_size : vocab,
+                   model.tied_head};
     setup.context = model.context;
   }
   if (setup.shape.vocab < vocab)
-    throw ConfigError("the model's vocabulary has " + std::to_string(setup.shape.vocab) + " tokens and the data's " +
-                      std::to_string(vocab) + ": prepare the data with the model's tokenizer");
+    throw ConfigError("the model's vocabulary has " + std::to_string(setup.shape.vocab) +
+                      " tokens and the data's " + std::to_string(vocab) +
+                      ": prepare the data with the model's tokenizer");
   if (setup.context < 1)
-    throw ConfigError("model.context = 0 takes the positions of model.from: without it give the tokens of one example");
+    throw ConfigError(
+        "model.context = 0 takes the positions of model.from: without it give the tokens of one example");
   if (setup.context > setup.shape.positions)
     throw ConfigError("model.context = " + std::to_string(setup.context) + ": expected 1 to " +
                       std::to_string(setup.shape.positions) + ", the model's positions");
   if (setup.shape.width % setup.shape.heads != 0)
-    throw ConfigError("model.width = " + std::to_string(setup.shape.width) + " is not a multiple of model.heads = " +
-                      std::to_string(setup.shape.heads));
+    throw ConfigError("model.width = " + std::to_string(setup.shape.width) +
+                      " is not a multiple of model.heads = " + std::to_string(setup.shape.heads));
 }
 
 at::ScalarType compute_type(const plan::RuntimeConfig& runtime) {
@@ -104,26 +112,31 @@ std::vector<std::string> stamps_of(const RunOptions& options) {
   return stamps;
 }
 
-void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledger, const RunOptions& options) {
+void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledger,
+                           const RunOptions& options) {
   const json& open = ledger.open();
   if (open.at("plan_digest") != setup.plan->digest())
     throw StateError("the privacy plan of this configuration is not that of the ledger in '" +
                      setup.run_dir.string() + "': resume with the configuration of the run (its config.ini)");
   if (open.at("dataset_id") != setup.train->id())
     throw StateError("the ledger in '" + setup.run_dir.string() + "' belongs to dataset " +
-                     open.at("dataset_id").get<std::string>() + ", data.train is dataset " + setup.train->id());
+                     open.at("dataset_id").get<std::string>() + ", data.train is dataset " +
+                     setup.train->id());
   if (json(stamps_of(options)) != open.at("stamps"))
-    throw StateError("the run in '" + setup.run_dir.string() +
-                     "' was started with other NOT PRIVATE options (see the stamps of its ledger): resume alike");
+    throw StateError(
+        "the run in '" + setup.run_dir.string() +
+        "' was started with other NOT PRIVATE options (see the stamps of its ledger): resume alike");
 }
 
-// A checkpoint stands on what the ledger had charged when it was written. A ledger without that line was shortened or
-// exchanged, and going on from it would spend those charges a second time.
+// A checkpoint stands on what the ledger had charged when it was written. A ledger without that line was
+// shortened or exchanged, and going on from it would spend those charges a second time.
 void refuse_foreign_checkpoint(const RunSetup& setup) {
   const CheckpointHead& head = *setup.checkpoint;
   const std::string name = "the checkpoint '" + head.dir.string() + "'";
   if (head.plan_digest != setup.plan->digest())
-    throw StateError(name + " was trained under another privacy plan than that of its ledger: restore the checkpoints of this run");
+    throw StateError(name +
+                     " was trained under another privacy plan than that of its ledger: restore the "
+                     "checkpoints of this run");
   bool found = false;
   const auto visit = [&](const json& line) {
     found = found || (line.at("seq") == head.ledger_lines - 1 && line.at("digest") == head.ledger_digest);
@@ -131,7 +144,8 @@ void refuse_foreign_checkpoint(const RunSetup& setup) {
   accounting::read_chain(setup.ledger->text(), visit);
   if (!found)
     throw StateError(name + " was written with line " + std::to_string(head.ledger_lines) +
-                     " of a ledger that is not the one in '" + setup.run_dir.string() + "': restore that ledger");
+                     " of a ledger that is not the one in '" + setup.run_dir.string() +
+                     "': restore that ledger");
 }
 
 void refuse_existing_output(const RunSetup& setup) {
@@ -145,9 +159,10 @@ accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
   const fs::path path = setup.run_dir / "ledger.jsonl";
   if (options.resume) {
     if (!fs::exists(path))
-      throw StateError("'" + setup.run_dir.string() +
-                       "' has no ledger.jsonl: what was released from there is not known, so it cannot be continued; "
-                       "start a new run in another output.dir");
+      throw StateError(
+          "'" + setup.run_dir.string() +
+          "' has no ledger.jsonl: what was released from there is not known, so it cannot be continued; "
+          "start a new run in another output.dir");
     accounting::Ledger ledger = accounting::Ledger::resume(path);
     refuse_foreign_ledger(setup, ledger, options);
     return ledger;
@@ -179,7 +194,20 @@ void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& co
   if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
 }
 
-// Ranks that read different configurations, ledgers or weights must not train together.
+// Every host may have its own copy of the file, and a learning rate is in no plan.
+void agree_on_configuration(const RunSetup& setup, comm::Communicator& communicator) {
+  plan::Config shared = setup.config;
+  shared.runtime = {};
+  const std::string mine = plan::to_ini(shared), first = broadcast_text(communicator, mine);
+  on_every_rank(communicator, [&] {
+    if (mine != first)
+      throw ConfigError(
+          "this rank was given another configuration than rank 0: all need the same file and options, only "
+          "[runtime] may differ");
+  });
+}
+
+// Ranks with different plans, ledgers or weights must not train together.
 void agree_on_start(RunSetup& setup, comm::Communicator& communicator) {
   state_agreed([&] {
     privacy::agree(communicator, {.step = 0,
@@ -190,7 +218,8 @@ void agree_on_start(RunSetup& setup, comm::Communicator& communicator) {
   const std::string mine = digest_of(setup.weights.span()), first = broadcast_text(communicator, mine);
   on_every_rank(communicator, [&] {
     if (mine != first)
-      throw StateError("the initial weights are not those of rank 0: model.from must hold the same files on all hosts");
+      throw StateError(
+          "the initial weights are not those of rank 0: model.from must hold the same files on all hosts");
   });
 }
 
@@ -198,6 +227,20 @@ void print_statement(const RunSetup& setup, const RunOptions& options, bool whol
   for (const std::string& warning : setup.plan->warnings()) std::cerr << "warning: " << warning << '\n';
   for (const std::string& stamp : stamps_of(options)) std::cerr << "NOT PRIVATE: " << stamp << '\n';
   if (whole) std::cout << setup.plan->statement() << std::flush;
+}
+
+// May differ between ranks: it changes no bit of what is released.
+int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
+  const int64_t configured = setup.config.runtime.microbatch_size;
+  if (configured == 0) {
+    const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
+    return best_microbatch_size(*setup.plan, *setup.model, setup.context,
+                                std::clamp<int64_t>(share, 1, kLargestMicrobatch));
+  }
+  const bool shares_passes = setup.plan->is_private() && setup.plan->numerics() == "exact";
+  if (shares_passes && !privacy::Clipper(*setup.plan, *setup.model).self_test(configured, setup.context))
+    return 1;
+  return configured;
 }
 
 }  // namespace
@@ -225,8 +268,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   if (measures_numerics) setup.config.privacy.numerics = "exact";  // for the checks; decided below
 
   const auto derive = [&] {
-    setup.plan =
-        plan::PrivacyPlan::derive(setup.config.privacy, setup.config.aggregation, setup.shape.parameter_count());
+    setup.plan = plan::PrivacyPlan::derive(setup.config.privacy, setup.config.aggregation,
+                                           setup.shape.parameter_count());
   };
   // The measurements below may take any time; everything else is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {
@@ -235,13 +278,15 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     work();
   };
   watched("check the configuration and the data", [&] {
+    agree_on_configuration(setup, communicator);
     on_every_rank(communicator, [&] {
       DPFA_CHECK(sodium_init() >= 0);
       compute_type(setup.config.runtime);
       open_data(setup);
       choose_shape(setup);
       derive();
-      if (!options.dry_run && setup.run_dir.empty()) throw ConfigError("output.dir is missing: the run directory");
+      if (!options.dry_run && setup.run_dir.empty())
+        throw ConfigError("output.dir is missing: the run directory");
     });
   });
   if (options.dry_run) {
@@ -250,6 +295,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   }
 
   watched("make the model", [&] {
+    // Here already, so that nobody waits for the model to hear of it.
     if (!options.resume) on_rank_0(communicator, [&] { refuse_existing_output(setup); });
     setup.keys = make_run_keys(communicator, options.insecure_seed);
     on_every_rank(communicator, [&] { make_model(setup); });
@@ -266,15 +312,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     agree_on_start(setup, communicator);
   });
 
-  setup.microbatch_size = setup.config.runtime.microbatch_size;
-  const double share = setup.plan->expected_batch_size() / communicator.size();
-  if (setup.microbatch_size == 0)
-    setup.microbatch_size =
-        best_microbatch_size(*setup.plan, *setup.model, setup.context,
-                             std::clamp<int64_t>(static_cast<int64_t>(share), 1, kLargestMicrobatch));
-  else if (setup.plan->is_private() && setup.plan->numerics() == "exact" &&
-           !privacy::Clipper(*setup.plan, *setup.model).self_test(setup.microbatch_size, setup.context))
-    setup.microbatch_size = 1;
+  setup.microbatch_size = choose_microbatch_size(setup, communicator.size());
   return setup;
 }
 

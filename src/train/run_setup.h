@@ -1,5 +1,6 @@
-// Everything a run needs before its first step, checked in the order in which an operator would want to hear of it:
-// configuration, data, model, plan; then the run directory and the ledger; then weights and measurements.
+// Everything a run needs before its first step, checked in the order in which an operator would want to hear
+// of it: configuration, data, model, plan; then the run directory and the ledger; then weights and
+// measurements.
 #pragma once
 
 #include <filesystem>

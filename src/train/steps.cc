@@ -46,7 +46,9 @@ void for_each_microbatch(const StepContext& c, const std::vector<int64_t>& drawn
 class PrivateSteps final : public Steps {
  public:
   PrivateSteps(const StepContext& context, accounting::Ledger& ledger)
-      : c_(context), clipper_(c_.plan, c_.model), privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise),
+      : c_(context),
+        clipper_(c_.plan, c_.model),
+        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise),
         sampler_(c_.keys.sampling, c_.plan.sample_rate(), c_.communicator.rank(), c_.communicator.size()),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {}
 

@@ -36,7 +36,9 @@ void drop_torn_line(const std::filesystem::path& path) {
 }  // namespace
 
 Telemetry::Telemetry(bool active, const std::filesystem::path& run_dir, int64_t steps)
-    : active_(active), terminal_(active && isatty(STDERR_FILENO) == 1), path_(run_dir / "metrics.jsonl"),
+    : active_(active),
+      terminal_(active && isatty(STDERR_FILENO) == 1),
+      path_(run_dir / "metrics.jsonl"),
       steps_(steps) {
   if (active_) drop_torn_line(path_);
 }
@@ -62,10 +64,10 @@ void Telemetry::progress(int64_t step, const std::string& text) {
   std::string eta;
   const int64_t done = step - *first_step_;
   if (done >= kStepsBeforeEta && step < steps_)
-    eta = " | ETA " + clock_text(std::chrono::duration<double>(now - start_).count() / static_cast<double>(done) *
-                                 static_cast<double>(steps_ - step));
-  std::fprintf(stderr, "\r\033[Kstep %lld/%lld%s%s", static_cast<long long>(step), static_cast<long long>(steps_),
-               text.c_str(), eta.c_str());
+    eta = " | ETA " + clock_text(std::chrono::duration<double>(now - start_).count() /
+                                 static_cast<double>(done) * static_cast<double>(steps_ - step));
+  std::fprintf(stderr, "\r\033[Kstep %lld/%lld%s%s", static_cast<long long>(step),
+               static_cast<long long>(steps_), text.c_str(), eta.c_str());
   std::fflush(stderr);
   line_shown_ = true;
 }

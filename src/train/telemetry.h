@@ -1,8 +1,9 @@
 // What leaves the process while it runs: metrics.jsonl and one progress line, both on rank 0.
 //
-// Public or released values only. Public: step, learning rate, charges, epsilon, loss on held-out records that the
-// configuration declares public. Never: training loss, gradient norms, clip fractions, drawn counts, or the time of
-// a single step. The ETA comes from the mean over all steps since the start. Values under "nonprivate" exist under
+// Public or released values only. Public: step, learning rate, charges, epsilon, loss on held-out records
+// that the configuration declares public. Never: training loss, gradient norms, clip fractions, drawn counts,
+// or the time of a single step. The ETA comes from the mean over all steps since the start. Values under
+// "nonprivate" exist under
 // --debug-nonprivate only, which stamps the run.
 #pragma once
 
@@ -18,7 +19,8 @@ namespace dpfa::train {
 
 class Telemetry {
  public:
-  // Inactive on ranks other than 0. Appends to `run_dir`/metrics.jsonl, after dropping a last line that a crash cut off.
+  // Inactive on ranks other than 0. Appends to `run_dir`/metrics.jsonl, after dropping a last line that a
+  // crash cut off.
   Telemetry(bool active, const std::filesystem::path& run_dir, int64_t steps);
 
   // One line of metrics; `fields` are public or released. Throws IoError.

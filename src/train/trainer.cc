@@ -20,7 +20,10 @@ namespace {
 class Trainer {
  public:
   Trainer(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator)
-      : setup_(setup), options_(options), communicator_(communicator), plan_(*setup.plan),
+      : setup_(setup),
+        options_(options),
+        communicator_(communicator),
+        plan_(*setup.plan),
         allowed_charges_(plan_.allowed_charges()),
         watchdog_(communicator.rank(), std::chrono::seconds(setup.config.runtime.watchdog_seconds)),
         telemetry_(communicator.rank() == 0, setup.run_dir, plan_.steps()) {
@@ -41,7 +44,8 @@ class Trainer {
     int64_t step = restore();
     for (; step < plan_.steps(); ++step) {
       watchdog_.progress("draw");
-      const StepResult result = steps_->run(step, learning_rate(setup_.config.optimizer, step, plan_.steps()));
+      const StepResult result =
+          steps_->run(step, learning_rate(setup_.config.optimizer, step, plan_.steps()));
       if (result != StepResult::kDone) return end_early(result, step);
       after_step(step + 1);
     }
@@ -57,9 +61,8 @@ class Trainer {
     if (step < 0) return 0;
     // Rank 0 checked the files; the others take what it read.
     OptimizerState& optimizer = steps_->optimizer_state();
-    on_rank_0(communicator_, [&] {
-      load_checkpoint(*setup_.checkpoint, setup_.shape, setup_.weights.span(), optimizer);
-    });
+    on_rank_0(communicator_,
+              [&] { load_checkpoint(*setup_.checkpoint, setup_.shape, setup_.weights.span(), optimizer); });
     watchdog_.progress("share the checkpoint");
     broadcast(setup_.weights.span());
     broadcast(optimizer.first.span());
@@ -80,13 +83,14 @@ class Trainer {
   void after_step(int64_t done) {
     const TrainConfig& train = setup_.config.train;
     const bool last = done == plan_.steps();
-    nlohmann::json line = {{"step", done},
-                           {"learning_rate", learning_rate(setup_.config.optimizer, done - 1, plan_.steps())}};
+    nlohmann::json line = {
+        {"step", done}, {"learning_rate", learning_rate(setup_.config.optimizer, done - 1, plan_.steps())}};
     const bool evaluates = setup_.eval && (last || (train.eval_every > 0 && done % train.eval_every == 0));
     if (evaluates) {
-      held_out_loss_ = evaluate(*setup_.model, *setup_.eval, setup_.context, setup_.microbatch_size, communicator_,
-                                [&] { watchdog_.progress("evaluation"); })
-                           .loss_per_token;
+      held_out_loss_ =
+          evaluate(*setup_.model, *setup_.eval, setup_.context, setup_.microbatch_size, communicator_, [&] {
+            watchdog_.progress("evaluation");
+          }).loss_per_token;
       line["eval_loss"] = *held_out_loss_;
     }
     if (plan_.is_private()) line["charges"] = setup_.ledger->charges();
@@ -142,9 +146,11 @@ class Trainer {
       telemetry_.say("NOT PRIVATE: this run was trained without privacy");
       return;
     }
-    const std::string stamp = setup_.ledger->open().at("stamps").empty() ? "" : "NOT PRIVATE (see the ledger's stamps); ";
+    const std::string stamp =
+        setup_.ledger->open().at("stamps").empty() ? "" : "NOT PRIVATE (see the ledger's stamps); ";
     std::ostringstream text;
-    text << stamp << "ledger head " << setup_.ledger->digest() << " (keep it: ledger verify --head checks it)";
+    text << stamp << "ledger head " << setup_.ledger->digest()
+         << " (keep it: ledger verify --head checks it)";
     telemetry_.say(text.str());
   }
 
@@ -155,7 +161,8 @@ class Trainer {
   std::string progress_text() const {
     std::ostringstream text;
     text.precision(4);
-    if (plan_.is_private()) text << " | " << setup_.ledger->charges() << " of " << allowed_charges_ << " charges";
+    if (plan_.is_private())
+      text << " | " << setup_.ledger->charges() << " of " << allowed_charges_ << " charges";
     if (held_out_loss_) text << " | held-out loss " << *held_out_loss_;
     return text.str();
   }

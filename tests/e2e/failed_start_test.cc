@@ -42,8 +42,9 @@ TEST_F(FailedStart, OnAFileThatIsMissingOrBrokenIsCodeSeven) {
   expect_failure(train({"--model.from", folder_ / "absent"}), 7, "absent");
 
   fs::create_directories(folder_ / "model");
-  write_text(folder_ / "model/config.json",
-             R"({"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 12, "vocab_size": 257,
+  write_text(
+      folder_ / "model/config.json",
+      R"({"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 12, "vocab_size": 257,
                  "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5})");
   for (const std::string& broken : Words{"", "no header", std::string("\xff\0\0\0\0\0\0\0{}", 10)}) {
     write_text(folder_ / "model/model.safetensors", broken);
@@ -62,18 +63,21 @@ TEST_F(FailedStart, OnAnOutputDirectoryThatExistsIsCodeTwoAndLeavesItAlone) {
 }
 
 TEST_F(FailedStart, OnAWorldOfAnotherSizeThanAnnouncedIsCodeTwo) {
-  expect_failure(on_ranks(2, train({"--runtime.expected_world_size", "3"})), 2, "expects 3 ranks and MPI started 2");
+  expect_failure(on_ranks(2, train({"--runtime.expected_world_size", "3"})), 2,
+                 "expects 3 ranks and MPI started 2");
   expect_failure(Words{"env", "OMPI_COMM_WORLD_SIZE=4"} + train(), 2, "the environment announces 4");
   EXPECT_FALSE(fs::exists(run_));
 }
 
 TEST_F(FailedStart, OfSeveralRanksIsToldByOneOfThem) {
-  expect_failure(on_ranks(3, train({"--privacy.noise_multipler", "1"})), 2, "did you mean privacy.noise_multiplier");
+  expect_failure(on_ranks(3, train({"--privacy.noise_multipler", "1"})), 2,
+                 "did you mean privacy.noise_multiplier");
   expect_failure(on_ranks(3, train({"--data.train", folder_ / "absent"})), 7, "absent");
 }
 
 TEST_F(FailedStart, IsNoneWhereDeltaIsLargeForTheDeclaredDataset) {
-  const Words declared = {"--privacy.sample_rate=", "--privacy.dataset_size", "64", "--privacy.target_delta", "0.05"};
+  const Words declared = {"--privacy.sample_rate=", "--privacy.dataset_size", "64", "--privacy.target_delta",
+                          "0.05"};
   const Ended ended = run_command(train(declared + Words{"--dry_run"}));
   EXPECT_EQ(ended.code, 0) << ended.errors;
   EXPECT_NE(ended.errors.find("warning: "), std::string::npos) << ended.errors;

@@ -109,14 +109,16 @@ TEST_F(AfterALoss, ADamagedCheckpointGivesWayToTheOneBeforeWithAWarning) {
 }
 
 TEST_F(FailedStorage, OfABudgetThatRestartsUsedUpIsCodeThreeAfterAValidCheckpoint) {
-  const Words budget = {"--privacy.noise_multiplier=", "--privacy.target_epsilon", "5", "--privacy.reserve_steps", "0"};
+  const Words budget = {"--privacy.noise_multiplier=", "--privacy.target_epsilon", "5",
+                        "--privacy.reserve_steps", "0"};
   Job job(train(budget));
   ASSERT_TRUE(waits_for_charges(job, 30)) << job.errors();
   job.send(SIGKILL);
   job.wait();
   const Ended ended = run_command(resume());
   EXPECT_EQ(ended.code, 3) << ended.errors;
-  EXPECT_NE(ended.errors.find("the privacy budget is spent after 200 charges"), std::string::npos) << ended.errors;
+  EXPECT_NE(ended.errors.find("the privacy budget is spent after 200 charges"), std::string::npos)
+      << ended.errors;
   EXPECT_GE(checkpoint_step(), 20);
   EXPECT_LT(checkpoint_step(), kSteps);
   EXPECT_LE(verified().value("epsilon", 1e9), 5);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -29,8 +30,12 @@ class Failures : public ::testing::Test {
     write_text(config_, plan::to_ini(config));
   }
 
-  Words train(const Words& more = {}) const { return dpfa_command({"train", "--config", config_.string()}) + more; }
-  Words resume(const Words& more = {}) const { return dpfa_command({"train", "--resume", run_.string()}) + more; }
+  Words train(const Words& more = {}) const {
+    return dpfa_command({"train", "--config", config_.string()}) + more;
+  }
+  Words resume(const Words& more = {}) const {
+    return dpfa_command({"train", "--resume", run_.string()}) + more;
+  }
 
   size_t charges() const {
     const std::string text = std::filesystem::exists(ledger_) ? read_text(ledger_) : "";
@@ -47,7 +52,8 @@ class Failures : public ::testing::Test {
   nlohmann::json verified() const {
     const Ended verify = run_command(dpfa_command({"ledger", "verify", run_.string(), "--json"}));
     EXPECT_EQ(verify.code, 0) << verify.output << verify.errors;
-    return nlohmann::json::parse(verify.output, nullptr, false);
+    const auto report = nlohmann::json::parse(verify.output, nullptr, /*allow_exceptions=*/false);
+    return report.is_object() ? report : nlohmann::json::object();
   }
   // The ledger holds, and every step whose result left the process is charged.
   void expect_all_charged() const {
@@ -67,7 +73,8 @@ class Failures : public ::testing::Test {
 
   static int sentences(const std::string& errors) {
     int count = 0;
-    for (size_t at = errors.find("dpfa: "); at != std::string::npos; at = errors.find("dpfa: ", at + 1)) ++count;
+    for (size_t at = errors.find("dpfa: "); at != std::string::npos; at = errors.find("dpfa: ", at + 1))
+      ++count;
     return count;
   }
   // The command ends with `code` and one sentence that holds `words`.
@@ -84,7 +91,8 @@ class Failures : public ::testing::Test {
   }
 
   TemporaryFolder folder_;
-  const std::filesystem::path run_ = folder_ / "run", config_ = folder_ / "run.ini", ledger_ = run_ / "ledger.jsonl";
+  const std::filesystem::path run_ = folder_ / "run", config_ = folder_ / "run.ini",
+                              ledger_ = run_ / "ledger.jsonl";
 };
 
 }  // namespace dpfa::testing

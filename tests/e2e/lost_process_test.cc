@@ -37,8 +37,9 @@ TEST_F(LostProcess, AtAnyMomentLosesNoCharge) {
       fs::remove_all(run_);
     }
     Job job(fs::exists(run_) ? resume() : train());
-    if (start % 2 == 0) wait_until([&] { return job.ended() || charges() > before; }, Job::kLongest);
-    std::this_thread::sleep_for(std::chrono::microseconds(random() % 300'000));
+    const bool in_steps = start % 2 == 0;  // otherwise mostly in the set-up
+    if (in_steps) wait_until([&] { return job.ended() || charges() > before; }, Job::kLongest);
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % (in_steps ? 100'000 : 600'000)));
     job.send(SIGKILL);
     if (job.wait() != 137) break;  // it was finished before
     if (!fs::exists(ledger_)) continue;
@@ -89,7 +90,7 @@ TEST_F(LostProcess, TerminatedUnderMpirunLosesNoCharge) {
 }
 
 TEST_F(LostProcess, ThatIsFrozenIsFoundByTheWatchdogOfItsPeer) {
-  Job job(on_ranks(2, train({"--runtime.watchdog_seconds", "3"})));
+  Job job(on_ranks(2, train({"--runtime.watchdog_seconds", "5"})));
   ASSERT_TRUE(waits_for_charges(job, 20)) << job.errors();
   ASSERT_GT(job.rank(1), 0);
   kill(job.rank(1), SIGSTOP);

@@ -1,5 +1,5 @@
-// Under --insecure-seed a run is the same to the last bit on any number of ranks and in any microbatch size, also where
-// it is stopped and resumed on another number of ranks.
+// Under --insecure-seed a run is the same to the last bit on any number of ranks and in any microbatch size,
+// also where it is stopped and resumed on another number of ranks.
 #include "tests/e2e/failures_fixture.h"
 
 namespace dpfa::testing {
@@ -8,8 +8,8 @@ namespace {
 class RankCount : public Failures {
  protected:
   Words seeded(const std::string& run, const Words& more = {}) const {
-    return train({"--output.dir", folder_ / run, "--insecure_seed", "13", "--privacy.steps", "12", "--model.dropout",
-                  "0.1", "--train.checkpoint_every", "5"}) +
+    return train({"--output.dir", folder_ / run, "--insecure_seed", "13", "--privacy.steps", "12",
+                  "--model.dropout", "0.1", "--train.checkpoint_every", "5"}) +
            more;
   }
   std::string checkpoint(const std::string& run) const {
@@ -23,7 +23,8 @@ TEST_F(RankCount, OrMicrobatchSizeDoesNotChangeABitOfTheCheckpoint) {
   const std::string alone = checkpoint("alone");
   for (const int ranks : {1, 2, 4, 8}) {
     const std::string run = "ranks_" + std::to_string(ranks);
-    expect_success(on_ranks(ranks, seeded(run, {"--runtime.microbatch_size", std::to_string(1 + ranks % 3)})));
+    expect_success(
+        on_ranks(ranks, seeded(run, {"--runtime.microbatch_size", std::to_string(1 + ranks % 3)})));
     EXPECT_TRUE(checkpoint(run) == alone) << ranks << " ranks";
   }
   expect_success(train({"--output.dir", folder_ / "other", "--insecure_seed", "14", "--privacy.steps", "12",

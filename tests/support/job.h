@@ -26,7 +26,8 @@ using Words = std::vector<std::string>;
 
 inline std::string required_variable(const char* name) {
   const char* value = std::getenv(name);
-  if (value == nullptr || *value == '\0') throw std::runtime_error(std::string(name) + " is not set; ctest sets it");
+  if (value == nullptr || *value == '\0')
+    throw std::runtime_error(std::string(name) + " is not set; ctest sets it");
   return value;
 }
 
@@ -36,7 +37,12 @@ inline Words operator+(Words words, const Words& more) {
 }
 inline Words dpfa_command(const Words& words) { return Words{required_variable("DPFA_PROGRAM")} + words; }
 inline Words on_ranks(int ranks, const Words& command) {
-  return Words{required_variable("DPFA_MPIRUN"), "-np", std::to_string(ranks), "--oversubscribe", "--bind-to", "none"} +
+  return Words{required_variable("DPFA_MPIRUN"),
+               "-np",
+               std::to_string(ranks),
+               "--oversubscribe",
+               "--bind-to",
+               "none"} +
          command;
 }
 

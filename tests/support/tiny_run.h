@@ -36,8 +36,8 @@ inline void write_dataset(const std::filesystem::path& dir, const std::vector<st
   writer.finish();
 }
 
-// 8 steps on the data set `train` with 16 of 64 records expected in each, microbatches of 4 slots; the run directory
-// is `out`.
+// 8 steps on the data set `train` with 16 of 64 records expected in each, microbatches of 4 slots; the run
+// directory is `out`.
 inline plan::Config tiny_config(const std::filesystem::path& train, const std::filesystem::path& out) {
   plan::Config config;
   config.model.layers = 1;

@@ -49,15 +49,17 @@ class CheckpointTest : public ::testing::Test {
   void write(int64_t step, int64_t keep = 9) {
     state_.updates = step;
     weights_.span()[0] = static_cast<float>(step);
-    write_checkpoint(run_, {.step = step,
-                            .shape = kShape,
-                            .weights = weights_.span(),
-                            .optimizer = &state_,
-                            .tokenizer_dir = tokenizer_dir_,
-                            .plan_digest = "of the plan",
-                            .run_id = "0123456789abcdef",
-                            .ledger = &ledger_,
-                            .world_size = 3}, keep);
+    write_checkpoint(run_,
+                     {.step = step,
+                      .shape = kShape,
+                      .weights = weights_.span(),
+                      .optimizer = &state_,
+                      .tokenizer_dir = tokenizer_dir_,
+                      .plan_digest = "of the plan",
+                      .run_id = "0123456789abcdef",
+                      .ledger = &ledger_,
+                      .world_size = 3},
+                     keep);
   }
   fs::path dir(int64_t step) const { return run_ / "checkpoints" / ("step_0000000" + std::to_string(step)); }
   std::set<std::string> names(const fs::path& folder) const {
@@ -73,8 +75,9 @@ class CheckpointTest : public ::testing::Test {
   }
   void load(int64_t step, const plan::Gpt2Shape& shape, OptimizerState& state) {
     FlatBuffer<float> weights(shape.parameter_count());
-    load_checkpoint({.dir = dir(step), .step = step, .plan_digest = "", .ledger_lines = 0, .ledger_digest = ""}, shape,
-                    weights.span(), state);
+    load_checkpoint(
+        {.dir = dir(step), .step = step, .plan_digest = "", .ledger_lines = 0, .ledger_digest = ""}, shape,
+        weights.span(), state);
   }
 
   testing::TemporaryFolder folder_;
@@ -112,7 +115,8 @@ TEST_F(CheckpointTest, HoldsNothingButModelOptimizerTokenizerAndManifest) {
   const json manifest = json::parse(read_text(dir(1) / "manifest.json"));
   std::set<std::string> keys;
   for (const auto& [key, value] : manifest.items()) keys.insert(key);
-  EXPECT_EQ(keys, (std::set<std::string>{"files", "format", "ledger", "plan_digest", "run_id", "step", "world_size"}));
+  EXPECT_EQ(keys, (std::set<std::string>{"files", "format", "ledger", "plan_digest", "run_id", "step",
+                                         "world_size"}));
   EXPECT_EQ(manifest.at("world_size"), 3);
   for (const auto& [name, file] : manifest.at("files").items())
     EXPECT_EQ(file.at("size"), fs::file_size(dir(1) / name)) << name;
@@ -120,14 +124,16 @@ TEST_F(CheckpointTest, HoldsNothingButModelOptimizerTokenizerAndManifest) {
 }
 
 TEST_F(CheckpointTest, IsNotTakenWhereOneByteOfAnyFileDiffers) {
-  for (const std::string name : {"config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.dpfa.json"}) {
+  for (const std::string name :
+       {"config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.dpfa.json"}) {
     write(1);
     write(2);
     std::string text = read_text(dir(2) / name);
     text.back() ^= 1;
     write_text(dir(2) / name, text);
     EXPECT_EQ(found(), 1) << name;
-    EXPECT_NE(skipped_.find("step_00000002: the hash of " + name + " differs"), std::string::npos) << skipped_;
+    EXPECT_NE(skipped_.find("step_00000002: the hash of " + name + " differs"), std::string::npos)
+        << skipped_;
   }
 }
 
@@ -234,7 +240,8 @@ TEST_F(CheckpointTest, WithoutACountOfUpdatesIsMalformed) {
         {"first_moment", model::DType::kF32, {state_.first.size()}, std::as_bytes(state_.first.span())},
         {"second_moment", model::DType::kF32, {state_.second.size()}, std::as_bytes(state_.second.span())}};
     const std::map<std::string, std::string> metadata =
-        count.empty() ? std::map<std::string, std::string>{} : std::map<std::string, std::string>{{"updates", count}};
+        count.empty() ? std::map<std::string, std::string>{}
+                      : std::map<std::string, std::string>{{"updates", count}};
     model::write_safetensors(dir(1) / "optimizer.safetensors", tensors, metadata);
     OptimizerState state{counting(kShape.parameter_count(), 0), counting(kShape.parameter_count(), 0), 0};
     EXPECT_THROW(load(1, kShape, state), IoError) << count;

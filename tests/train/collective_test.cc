@@ -120,14 +120,17 @@ TEST(RunKeys, AreFreshAtEachStart) {
 }
 
 TEST(RunKeys, OfAnInsecureSeedAreTheSameOnAllRanksAndDifferByPurposeAndSeed) {
-  const RunKeys keys = make_run_keys(world(), 7), again = make_run_keys(world(), 7), other = make_run_keys(world(), 8);
+  const RunKeys keys = make_run_keys(world(), 7), again = make_run_keys(world(), 7),
+                other = make_run_keys(world(), 8);
   for (const auto member : {&RunKeys::noise, &RunKeys::init, &RunKeys::sampling, &RunKeys::dropout}) {
     EXPECT_EQ(different(keys.*member), 1u);
     EXPECT_EQ((keys.*member).words(), (again.*member).words());
     EXPECT_NE((keys.*member).words(), (other.*member).words());
   }
-  EXPECT_EQ((std::set<Words>{keys.noise.words(), keys.init.words(), keys.sampling.words(), keys.dropout.words()}.size()),
-            4u);
+  EXPECT_EQ(
+      (std::set<Words>{keys.noise.words(), keys.init.words(), keys.sampling.words(), keys.dropout.words()}
+           .size()),
+      4u);
 }
 
 }  // namespace

@@ -36,7 +36,9 @@ class AlteredWorld : public comm::Communicator {
     world().broadcast(bytes, root);
     if (rank() == 1) alter(bytes);
   }
-  std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override { return world().all_gather(bytes); }
+  std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override {
+    return world().all_gather(bytes);
+  }
   void barrier() override { world().barrier(); }
   [[noreturn]] void abort(int exit_code) override {
     world().abort(exit_code);
@@ -56,12 +58,16 @@ class Disagreement : public ::testing::Test {
   }
   ~Disagreement() override { world().barrier(); }  // the folder of rank 0 outlives the use of the others
 
+  static plan::Config without_runtime(plan::Config config) {
+    config.runtime = {};
+    return config;
+  }
   Outcome train(comm::Communicator& communicator) const {
     RunOptions options;
     options.config = config_;
     return run_training(options, communicator);
   }
-  void expect_stop(comm::Communicator& communicator, const std::string& words) {
+  void expect_stop(comm::Communicator& communicator, int expected_code, const std::string& words) {
     int code = 0;
     std::string sentence;
     try {
@@ -70,7 +76,7 @@ class Disagreement : public ::testing::Test {
       code = static_cast<int>(error.code());
       sentence = error.what();
     }
-    EXPECT_EQ(code, 5);
+    EXPECT_EQ(code, expected_code) << sentence;
     EXPECT_NE(sentence.find(words), std::string::npos) << sentence;
     if (world().rank() == 0) {
       EXPECT_TRUE(testing::charges_of(config_.output.dir).empty());
@@ -81,20 +87,34 @@ class Disagreement : public ::testing::Test {
   plan::Config config_;
 };
 
-TEST_F(Disagreement, InThePlanOfOneRankStopsAllRanks) {
-  if (world().rank() == 1) config_.privacy.noise_multiplier = 0.5;
+TEST_F(Disagreement, InTheConfigurationOfOneRankStopsAllRanks) {
+  if (world().rank() == 1) config_.optimizer.learning_rate = 0.5;
   AlteredWorld altered;
-  expect_stop(altered, "privacy plan on rank 1");
+  expect_stop(altered, 2, "rank 1: this rank was given another configuration");
+  EXPECT_EQ(altered.sums, 0);
+}
+
+TEST_F(Disagreement, InThePlanOfOneRankStopsAllRanks) {
+  // Rank 1 takes its own configuration for that of rank 0.
+  if (world().rank() == 1) config_.privacy.noise_multiplier = 2;  // as many characters as 1
+  AlteredWorld altered;
+  altered.alter = [&](std::span<std::byte> bytes) {
+    const std::string own = plan::to_ini(without_runtime(config_));
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (text.starts_with("[model]") && own.size() == text.size())
+      std::memcpy(bytes.data(), own.data(), own.size());
+  };
+  expect_stop(altered, 5, "privacy plan on rank 1");
   EXPECT_EQ(altered.sums, 0);
 }
 
 TEST_F(Disagreement, InTheWeightsOfOneRankStopsAllRanks) {
   AlteredWorld altered;
-  // The root of noise and initialisation is the first thing that rank 0 shares.
-  altered.alter = [first = true](std::span<std::byte> bytes) mutable {
-    if (std::exchange(first, false)) bytes[0] ^= std::byte{1};
+  // The root of noise and initialisation, 32 bytes, is shared once.
+  altered.alter = [](std::span<std::byte> bytes) {
+    if (bytes.size() == 32) bytes[0] ^= std::byte{1};
   };
-  expect_stop(altered, "rank 1: the initial weights are not those of rank 0");
+  expect_stop(altered, 5, "rank 1: the initial weights are not those of rank 0");
   EXPECT_EQ(altered.sums, 0);
 }
 
@@ -107,7 +127,7 @@ TEST_F(Disagreement, InTheLedgerOfOneRankStopsAllRanks) {
     const size_t cut = text.find('\n') + 1;
     std::memset(bytes.data() + cut, 0, bytes.size() - cut);
   };
-  expect_stop(altered, "rank 1");
+  expect_stop(altered, 5, "rank 1");
   EXPECT_EQ(altered.sums, 0);
 }
 

@@ -117,7 +117,8 @@ TEST_F(Refusal, OfTheCheckpointOfAnotherRunOrPlanIsAStateError) {
   other.config.privacy.reserve_steps = 8;
   ASSERT_EQ(run(other), Outcome::kFinished);
   fs::remove_all(ours / "step_00000008");
-  fs::copy(run_dir("alike") / "checkpoints" / "step_00000008", ours / "step_00000008", fs::copy_options::recursive);
+  fs::copy(run_dir("alike") / "checkpoints" / "step_00000008", ours / "step_00000008",
+           fs::copy_options::recursive);
   expect(options, 5, "of a ledger that is not the one in");
 }
 

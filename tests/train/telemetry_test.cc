@@ -25,7 +25,8 @@ TEST(Telemetry, DropsALineThatACrashCutOff) {
   for (const std::string before : {"{\"step\":1}\n{\"st", "{\"step\":1}\n", "{\"st"}) {
     write_text(run / "metrics.jsonl", before);
     Telemetry(true, run.path(), 10).write({{"step", 2}});
-    const std::string kept = before.front() == '{' && before.find('\n') != std::string::npos ? "{\"step\":1}\n" : "";
+    const std::string kept =
+        before.front() == '{' && before.find('\n') != std::string::npos ? "{\"step\":1}\n" : "";
     EXPECT_EQ(read_text(run / "metrics.jsonl"), kept + "{\"step\":2}\n") << before;
   }
 }

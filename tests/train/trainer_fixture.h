@@ -28,8 +28,8 @@ class SumRecorder : public test::RecordingCommunicator {
   }
 };
 
-// What ends a run in the middle of a step: every step asks its peers once whether to stop ("max"), then charges, then
-// sums ("sum").
+// What ends a run in the middle of a step: every step asks its peers once whether to stop ("max"), then
+// charges, then sums ("sum").
 struct Crash : std::runtime_error {
   Crash() : std::runtime_error("crash of a test") {}
 };

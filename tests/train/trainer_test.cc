@@ -62,7 +62,8 @@ TEST_F(PrivateRun, ChargesAndStepsOnEmptyDrawsAsOnAnyOther) {
   SumRecorder recorder;
   ASSERT_EQ(run(options, recorder), Outcome::kFinished);
   ASSERT_EQ(recorder.sums.size(), 8u);
-  for (const auto& sum : recorder.sums) EXPECT_EQ(std::set<int32_t>(sum.begin(), sum.end()), std::set<int32_t>{0});
+  for (const auto& sum : recorder.sums)
+    EXPECT_EQ(std::set<int32_t>(sum.begin(), sum.end()), std::set<int32_t>{0});
   EXPECT_EQ(charges_of(run_dir("run")).size(), 8u);
   EXPECT_EQ(read_json_lines(run_dir("run") / "metrics.jsonl").size(), 8u);
 }
@@ -108,7 +109,8 @@ TEST_F(PrivateRun, IsTheSameWithAndWithoutARecordWhoseLossIsNotFinite) {
   const plan::Gpt2Shape shape{1, 16, 2, 12, 257, /*tied_head=*/false};
   FlatBuffer<float> weights(shape.parameter_count());
   model::initialise_gpt2(shape, StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), weights.span());
-  std::fill_n(weights.span().begin() + 'z' * shape.width, shape.width, std::numeric_limits<float>::quiet_NaN());
+  std::fill_n(weights.span().begin() + 'z' * shape.width, shape.width,
+              std::numeric_limits<float>::quiet_NaN());
   fs::create_directories(folder_ / "model");
   model::write_gpt2(folder_ / "model", shape, weights.span());
   std::vector<SumRecorder> recorders(2);
@@ -163,8 +165,8 @@ TEST_F(ResumedRun, HasKeysThatNoStartHadBefore) {
   fs::copy(run_dir("run"), run_dir("copy"), fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   RunOptions copy = resumed(options);
   copy.config.output.dir = run_dir("copy");
-  // Both repeat step 2 from the same weights under the same draw number. Two independent draws of 64 records at rate
-  // 1/4 are equal with probability (5/8)^64 = 1e-13.
+  // Both repeat step 2 from the same weights under the same draw number. Two independent draws of 64 records
+  // at rate 1/4 are equal with probability (5/8)^64 = 1e-13.
   SumRecorder recorder;
   ASSERT_TRUE(crashes(resumed(options), "sum", 1, recorder));
   ASSERT_TRUE(crashes(copy, "sum", 1, recorder));
@@ -176,7 +178,8 @@ TEST_F(ResumedRun, BeginsAtTheStartWhereNoCheckpointWasWritten) {
   options.config.privacy.reserve_steps = 3;
   ASSERT_TRUE(crashes(options, "sum", 3));
   ASSERT_EQ(run(resumed(options)), Outcome::kFinished);
-  EXPECT_EQ(numbers(charges_of(run_dir("run")), "step"), (std::vector<int64_t>{0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(numbers(charges_of(run_dir("run")), "step"),
+            (std::vector<int64_t>{0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
 TEST_F(ResumedRun, TakesThePreviousCheckpointWithAWarningWhereTheNewestIsDamaged) {
@@ -191,7 +194,8 @@ TEST_F(ResumedRun, TakesThePreviousCheckpointWithAWarningWhereTheNewestIsDamaged
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("warning: skipped damaged checkpoints: step_00000004"), std::string::npos) << said;
   EXPECT_NE(said.find("resumed at step 2 of 8"), std::string::npos) << said;
-  EXPECT_EQ(numbers(charges_of(run_dir("run")), "step"), (std::vector<int64_t>{0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(numbers(charges_of(run_dir("run")), "step"),
+            (std::vector<int64_t>{0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7}));
 }
 
 TEST_F(ResumedRun, StopsAtItsBudgetWithAValidCheckpointUnlessStepsWereReserved) {
@@ -208,7 +212,8 @@ TEST_F(ResumedRun, StopsAtItsBudgetWithAValidCheckpointUnlessStepsWereReserved) 
     EXPECT_TRUE(report.valid) << report.reason;
     EXPECT_LE(report.epsilon_charged, 3);
     EXPECT_EQ(report.steps, reserve == 0 ? 8 : 10);
-    EXPECT_EQ(fs::read_symlink(run_dir(name) / "latest").filename(), reserve == 0 ? "step_00000006" : "step_00000008");
+    EXPECT_EQ(fs::read_symlink(run_dir(name) / "latest").filename(),
+              reserve == 0 ? "step_00000006" : "step_00000008");
   }
   // Starting it once more releases nothing more.
   RunOptions again{.config = config("reserve_0"), .resume = true};
@@ -241,8 +246,10 @@ TEST_F(SeededRun, ResumedHalfWayIsByteEqualToOneWithoutAStop) {
     const RunOptions halves = options_of("_halves");
     ASSERT_TRUE(crashes(halves, "max", 11));  // step 10, before its charge
     ASSERT_EQ(run(resumed(halves)), Outcome::kFinished);
-    EXPECT_EQ(weights_of(run_dir(rule.name + "_whole")), weights_of(run_dir(rule.name + "_halves"))) << rule.name;
-    EXPECT_EQ(moments_of(run_dir(rule.name + "_whole")), moments_of(run_dir(rule.name + "_halves"))) << rule.name;
+    EXPECT_EQ(weights_of(run_dir(rule.name + "_whole")), weights_of(run_dir(rule.name + "_halves")))
+        << rule.name;
+    EXPECT_EQ(moments_of(run_dir(rule.name + "_whole")), moments_of(run_dir(rule.name + "_halves")))
+        << rule.name;
   }
 }
 
@@ -263,7 +270,8 @@ TEST_F(SeededRun, WithDropoutDoesNotDependOnTheMicrobatchSize) {
 }
 
 TEST_F(StoppedRun, DiscardsThePartialStepUnchargedAndGoesOnAsIfItHadNotStopped) {
-  RunOptions whole{.config = config("whole"), .insecure_seed = 4}, stopped{.config = config("stopped"), .insecure_seed = 4};
+  RunOptions whole{.config = config("whole"), .insecure_seed = 4},
+      stopped{.config = config("stopped"), .insecure_seed = 4};
   ASSERT_EQ(run(whole), Outcome::kFinished);
   for (const int signal : {SIGUSR1, SIGTERM}) {
     SumRecorder recorder;
