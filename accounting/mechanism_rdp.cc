@@ -176,6 +176,33 @@ double sampled_without_replacement_rdp(double q, double sigma, double order) {
   return (below + (order - low) * (above - below)) / (order - 1);
 }
 
+double discrete_laplace_rdp(double parameter, int64_t shift, double order) {
+  const long double a = parameter, x = a * static_cast<long double>(shift), order_l = order;
+  if (std::isinf(order) || shift == 0) return static_cast<double>(x);
+  // E = (1 - w) e^((order - 1) x) + w e^(-order x): outside the two centres the loss is +-x, between them it
+  // grows evenly, which the geometric sum folds into the two weights.
+  const long double tail = 1 / (1 + std::exp(-a)), height = std::tanh(a / 2);
+  if (order == 1) {
+    long double sum = tail * x - tail * std::exp(-x) * x;
+    if (shift > kMostTerms) return static_cast<double>(x);
+    for (int64_t i = 1; i < shift; ++i) {
+      const long double i_l = static_cast<long double>(i);
+      sum += height * std::exp(i_l * a - x) * (2 * i_l * a - x);
+    }
+    return static_cast<double>(sum);
+  }
+  const long double weight = tail - height / -std::expm1(-a * (2 * order_l - 1));
+  return static_cast<double>(x + std::log1p(weight * std::expm1(-(2 * order_l - 1) * x)) / (order_l - 1));
+}
+
+double pure_dp_rdp(double epsilon, double order) {
+  const long double e = epsilon, a = order;
+  if (std::isinf(order)) return epsilon;
+  if (order == 1) return static_cast<double>(e * std::tanh(e / 2));
+  const long double lower = std::exp(-e) / (1 + std::exp(-e));
+  return static_cast<double>(e + std::log1p(lower * std::expm1(-2 * (a - 1) * e)) / (a - 1));
+}
+
 double tree_rdp(double sigma, int64_t steps, double order) {
   return order * std::ceil(std::log2(static_cast<double>(steps) + 1)) / (2 * sigma * sigma);
 }

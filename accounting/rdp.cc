@@ -224,14 +224,6 @@ double sampled_gaussian_rdp(double sample_rate, double noise_multiplier, double 
   return std::isnan(result) ? plain : std::min(result, plain);
 }
 
-double rdp_of(const Event& event, double order) {
-  if (const auto* gaussian = std::get_if<GaussianEvent>(&event)) {
-    return sampled_gaussian_rdp(1, gaussian->noise_multiplier, order);
-  }
-  const auto& sampled = std::get<PoissonSampledGaussianEvent>(event);
-  return sampled_gaussian_rdp(sampled.sample_rate, sampled.noise_multiplier, order);
-}
-
 double epsilon_from_rdp(double rdp, double order, double delta) {
   rdp = usable(rdp);
   if (delta * delta + std::expm1(-rdp) > 0) return 0;

@@ -10,6 +10,7 @@
 
 #include "accounting/event.h"
 #include "accounting/hockey_stick.h"
+#include "accounting/schedule.h"
 
 namespace dpfa::accounting {
 
@@ -19,8 +20,12 @@ namespace dpfa::accounting {
 // remove direction is never the smaller one (same paper, theorem 5). Infinity where there is no noise.
 double sampled_gaussian_rdp(double sample_rate, double noise_multiplier, double order,
                             Direction direction = Direction::kRemove);
-// One step of any event, in its worse direction.
+// One release of any event, in its worse direction, and the sum over a schedule; order >= 1 or infinite. The
+// sum leaves out the deltas of approximate_dp events: with probability e^log_no_failure() none of them
+// fails, and only then the divergence holds. What could not be computed is infinite.
 double rdp_of(const Event& event, double order);
+double rdp_of(const Schedule& schedule, double order);
+double log_no_failure(const Schedule& schedule);  // sum of count log(1 - delta), at most 0
 
 // Epsilon of an RDP bound `rdp` at `order`: the smaller of Canonne, Kamath and Steinke (2004.00010, prop. 12)
 // and 0 where delta >= sqrt(1 - e^-rdp) (Bretagnolle-Huber; the only one that applies at order 1). A negative
