@@ -70,8 +70,8 @@ Upper upper_bound(const Schedule& schedule, double when_free, double when_open, 
     return {exact([rate, noise](double epsilon) { return one_step_log_delta(rate, noise, epsilon); }), 0,
             "one_step"};
   }
-  const OrderBound best =
-      renyi([&schedule](double order) { return rdp_of(schedule, order) * (1 + kRenyiSlack); });
+  ScheduleRdp rdp(schedule);
+  const OrderBound best = renyi([&rdp](double order) { return rdp(order) * (1 + kRenyiSlack); });
   return {best.value, best.order, "rdp"};
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "accounting/mechanism_rdp.h"
 #include "accounting/rdp.h"
@@ -11,6 +12,7 @@ namespace dpfa::accounting {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr size_t kMostSampled = 512;
 
 // Where a bound holds at whole orders only: (a - 1) D_a is convex in a and 0 at a = 1, so the chord between
 // the whole orders around `order` is an upper bound, and D_2 bounds every order below 2.
@@ -94,19 +96,55 @@ double simple_rdp(const Other&, double) {
   throw InternalError("an event that simplify() rewrites has no divergence of its own");
 }
 
+// The next power of 1 + ratio on that side; the value itself for ratio 0.
+double rounded(double value, double ratio, bool up) {
+  if (ratio == 0 || value == 0) return value;
+  const double place = std::log(value) / std::log1p(ratio);
+  const double power = std::exp((up ? std::ceil(place) : std::floor(place)) * std::log1p(ratio));
+  return up ? std::min(1.0, std::max(value, power)) : std::min(value, power);
+}
+
 }  // namespace
 
-double rdp_of(const Schedule& schedule, double order) {
-  double sum = 0;
+ScheduleRdp::ScheduleRdp(const Schedule& schedule) {
+  std::vector<std::pair<const PoissonSampledGaussianEvent*, int64_t>> sampled;
   for (const Charge& part : schedule.parts) {
-    const double one =
-        std::visit([order](const auto& event) { return simple_rdp(event, order); }, part.event);
+    const auto* event = std::get_if<PoissonSampledGaussianEvent>(&part.event);
+    if (event == nullptr || event->relation == Relation::kReplaceOne) {
+      others_.push_back(part);
+    } else {
+      sampled.push_back({event, part.count});
+    }
+  }
+  std::map<std::pair<double, double>, double> dominating;
+  for (double ratio = 0; ratio == 0 || dominating.size() > kMostSampled; ratio = std::max(1e-4, 2 * ratio)) {
+    dominating.clear();
+    for (const auto& [event, count] : sampled) {
+      dominating[{rounded(event->sample_rate, ratio, true),
+                  rounded(event->noise_multiplier, ratio, false)}] += static_cast<double>(count);
+      if (dominating.size() > kMostSampled) break;
+    }
+  }
+  for (const auto& [key, count] : dominating)
+    sampled_.push_back({SampledGaussianRdp(key.first, key.second), count});
+}
+
+double ScheduleRdp::operator()(double order) {
+  double sum = 0;
+  auto add = [&sum](double one, double count) {
     // A negative or NaN divergence is a failed computation; in a sum it would hide others.
-    if (!(one >= 0) && !DPFA_PLANT("negative_rdp_accepted")) return kInfinity;
-    sum += one * (DPFA_PLANT("count_ignored") ? 1.0 : static_cast<double>(part.count));
+    const bool usable = one >= 0 || DPFA_PLANT("negative_rdp_accepted");
+    sum += (usable ? one : kInfinity) * (DPFA_PLANT("count_ignored") ? 1.0 : count);
+  };
+  for (Sampled& part : sampled_) add(part.rdp(order), part.count);
+  for (const Charge& part : others_) {
+    add(std::visit([order](const auto& event) { return simple_rdp(event, order); }, part.event),
+        static_cast<double>(part.count));
   }
   return sum;
 }
+
+double rdp_of(const Schedule& schedule, double order) { return ScheduleRdp(schedule)(order); }
 
 double rdp_of(const Event& event, double order) {
   const Charge charge{event, 1};
