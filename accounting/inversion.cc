@@ -341,7 +341,7 @@ EpsilonBracket certified_epsilon(std::span<const GaussianSteps> steps, double de
   const EpsilonBracket removed = refined(all, RecordChange::kRemoved, delta, start);
   if (!removed.reason.empty()) return removed;
   EpsilonBracket added{0, static_cast<double>(most_added_loss(all)) * (1 + 1e-12), ""};
-  if (added.upper > removed.lower) added = refined(all, RecordChange::kAdded, delta, start);
+  if (added.upper > removed.lower) added = refined(all, RecordChange::kAdded, delta, removed.upper);
   if (!added.reason.empty()) return {removed.lower, kInfinity, added.reason};
   return {std::max(removed.lower, added.lower), std::max(removed.upper, added.upper), ""};
 }

@@ -49,7 +49,7 @@ TEST(Certificate, RefutesALowerBoundAboveTheExactEpsilon) {
 }
 
 TEST(Certificate, ChargesBeyondThePlanCount) {
-  LedgerReport report = report_of(testing::event(), 40);
+  LedgerReport report = report_of(testing::event(), 200);
   ASSERT_TRUE(report.valid) << report.reason;
   EXPECT_EQ(certify(report).verdict, Verdict::kConfirmed);
   report.epsilon = sample_report().epsilon;  // that of the ten planned steps

@@ -195,7 +195,8 @@ TEST(TiltedLaw, CharacteristicFunctionStaysBelowItsDecay) {
       long double later = 0;  // the largest from here on
       for (int k = 500; k > 0; --k) {
         later = std::max(later, sizes[static_cast<size_t>(k)]);
-        if (k % 25 == 0) ASSERT_LE(later, law.decay(most / 500 * k) + law.error(most)) << q << " " << k;
+        if (k % 25 != 0) continue;  // the bound is costly
+        ASSERT_LE(later, law.decay(most / 500 * k) + law.error(most)) << q << " " << k;
       }
       EXPECT_LT(law.decay(1e6), 1);
     }
