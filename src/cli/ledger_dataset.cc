@@ -72,7 +72,7 @@ void print_joint(const JointReport& joint) {
 
 int show_dataset(const Arguments& arguments) {
   std::string dataset;
-  std::vector<std::string> runs;
+  std::vector<std::string> runs, more;
   double delta = 0;
   bool as_json = false;
   Options options(
@@ -82,10 +82,11 @@ int show_dataset(const Arguments& arguments) {
       "the number.");
   options.require("dataset", &dataset, "folder of `dpfa data prepare`, or the id in its dataset.json")
       .add("runs", &runs, "run folders, ledger files, or folders above them")
-      .positional_rest("runs", &runs, "more of them")
+      .positional_rest("folders", &more, "more of them")
       .add("delta", &delta, "delta of the joint epsilon; 0: the smallest target_delta of the runs")
       .flag("json", &as_json, "prints one JSON object");
   if (!options.parse(arguments)) return 0;
+  runs.insert(runs.end(), more.begin(), more.end());
   if (runs.empty()) throw ConfigError("--runs is missing: name the run folders, or a folder above them");
   if (!(delta >= 0 && delta < 1)) throw ConfigError("--delta must lie between 0 and 1");
   const JointReport joint =
