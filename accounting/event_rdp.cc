@@ -49,11 +49,6 @@ double simple_rdp(const TruncatedPoissonGaussianEvent& e, double order) {
   return kept + std::min(growth, excess) / (order - 1);
 }
 
-double simple_rdp(const SampledWithoutReplacementGaussianEvent& e, double order) {
-  return sampled_without_replacement_rdp(e.sample_rate, e.noise_multiplier / e.sensitivity,
-                                         std::max(order, 2.0));
-}
-
 double simple_rdp(const LaplaceEvent& e, double order) { return laplace_rdp(e.scale / e.sensitivity, order); }
 
 double simple_rdp(const DiscreteGaussianEvent& e, double order) {
@@ -110,7 +105,12 @@ ScheduleRdp::ScheduleRdp(const Schedule& schedule) {
   std::vector<std::pair<const PoissonSampledGaussianEvent*, int64_t>> sampled;
   for (const Charge& part : schedule.parts) {
     const auto* event = std::get_if<PoissonSampledGaussianEvent>(&part.event);
-    if (event == nullptr || event->relation == Relation::kReplaceOne) {
+    const auto* without = std::get_if<SampledWithoutReplacementGaussianEvent>(&part.event);
+    if (without != nullptr) {
+      without_replacement_.push_back(
+          {WithoutReplacementRdp(without->sample_rate, without->noise_multiplier / without->sensitivity),
+           static_cast<double>(part.count)});
+    } else if (event == nullptr || event->relation == Relation::kReplaceOne) {
       others_.push_back(part);
     } else {
       sampled.push_back({event, part.count});
@@ -133,10 +133,10 @@ double ScheduleRdp::operator()(double order) {
   double sum = 0;
   auto add = [&sum](double one, double count) {
     // A negative or NaN divergence is a failed computation; in a sum it would hide others.
-    const bool usable = one >= 0 || DPFA_PLANT("negative_rdp_accepted");
-    sum += (usable ? one : kInfinity) * (DPFA_PLANT("count_ignored") ? 1.0 : count);
+    sum += (one >= 0 ? one : kInfinity) * (DPFA_PLANT("count_ignored") ? 1.0 : count);
   };
   for (Sampled& part : sampled_) add(part.rdp(order), part.count);
+  for (WithoutReplacement& part : without_replacement_) add(part.rdp(order), part.count);
   for (const Charge& part : others_) {
     add(std::visit([order](const auto& event) { return simple_rdp(event, order); }, part.event),
         static_cast<double>(part.count));

@@ -4,9 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "accounting/rdp.h"
-#include "src/base/check.h"
-
 namespace dpfa::accounting {
 namespace {
 
@@ -51,33 +48,6 @@ void normalise(std::vector<long double>& logs) {
   for (size_t x = 1; x < logs.size(); ++x) all[x] += std::log(2.0L);
   const long double total = log_sum_exp(all);
   for (long double& log : logs) log -= total;
-}
-
-// (order - 1) RDP at a whole order.
-double without_replacement_log_moment(double q, double sigma, int order) {
-  if (order < 2) return 0;
-  const double unit = 1 / (2 * sigma * sigma);  // epsilon(i) = i * unit
-  auto log_b = [&](int power) { return log_even_difference_moment(sigma, power); };
-  const double log_q = std::log(q);
-  double log_binomial = std::log(order / 2.0 * (order - 1));
-  const double second = std::log(2.0) + std::min(std::log(2 * std::expm1(2 * unit)), 2 * unit);
-  std::vector<long double> logs = {2 * log_q + log_binomial + second};
-  std::vector<double> even(static_cast<size_t>(order / 2 + 2), 0.0);
-  constexpr int kMostBranches = 256;  // beyond it the simpler of the two bounds alone, as others do
-  if (order <= kMostBranches) {
-    for (size_t half = 1; half < even.size(); ++half) even[half] = log_b(2 * static_cast<int>(half));
-  }
-  for (int j = 3; j <= order; ++j) {
-    log_binomial += std::log(static_cast<double>(order - j + 1) / j);
-    double factor = std::log(2.0) + (j - 1.0) * j * unit;
-    if (order <= kMostBranches) {
-      const double branch = (even[static_cast<size_t>(j / 2)] + even[static_cast<size_t>((j + 1) / 2)]) / 2;
-      factor = std::min(factor, std::log(4.0) + branch);
-    }
-    logs.push_back(j * log_q + log_binomial + factor);
-  }
-  const long double sum = log_sum_exp(logs);
-  return static_cast<double>(sum > 35 ? sum : std::log1p(std::exp(sum)));
 }
 
 // D_order of two distributions given by value lists.
@@ -163,17 +133,6 @@ double exponential_mechanism_rdp(double epsilon, double order) {
   const double x = epsilon / std::expm1(epsilon);
   const double xi = x - 1 - std::log(x) - epsilon * epsilon / 8;
   return std::min(xi + order * epsilon * epsilon / 8, epsilon);
-}
-
-double sampled_without_replacement_rdp(double q, double sigma, double order) {
-  if (q == 0) return 0;
-  if (q == 1 || std::isinf(order)) return order / (2 * sigma * sigma);
-  DPFA_CHECK(order > 1, order);
-  const int low = static_cast<int>(std::floor(order));
-  const double below = without_replacement_log_moment(q, sigma, low);
-  if (low == order) return below / (order - 1);
-  const double above = without_replacement_log_moment(q, sigma, low + 1);
-  return (below + (order - low) * (above - below)) / (order - 1);
 }
 
 double discrete_laplace_rdp(double parameter, int64_t shift, double order) {

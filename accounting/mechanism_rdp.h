@@ -23,12 +23,26 @@ double randomized_response_rdp(double p, double buckets, double order, bool spec
 // Epsilon-DP exponential mechanism by bounded range (Dong, Durfee and Rogers 2020).
 double exponential_mechanism_rdp(double epsilon, double order);
 // Gaussian on `q` n of n records without replacement, replacing one record; noise relative to that relation's
-// sensitivity (Wang, Balle and Kasiviswanathan 1808.00087, theorem 27; between whole orders by convexity).
+// sensitivity (Wang, Balle and Kasiviswanathan 1808.00087, theorem 27; between whole orders, and below 2, by
+// convexity). Order 1 gets the bound of order 2. The even moments are shared by all orders.
+class WithoutReplacementRdp {
+ public:
+  WithoutReplacementRdp(double q, double sigma) : q_(q), sigma_(sigma) {}
+  double operator()(double order);
+
+ private:
+  double log_moment(double whole_order);
+  double log_even_moment(size_t half);
+
+  double q_, sigma_;
+  std::vector<double> even_ = {0.0};  // log E[(1 - w)^(2 i)] (log_even_difference_moment)
+};
 double sampled_without_replacement_rdp(double q, double sigma, double order);
 // Poisson-sampled Gaussian when a record is replaced, so that the sum moves by up to 2 from one side to the
 // other; noise relative to the norm of one record. Smallest of: the weak triangle inequality over the sum
-// without the record (Mironov 2017, prop. 11: (a - 1/2) / (a - 1) D_2a(with, without) + D_(2a-1)(without,
-// with)), joint convexity (log(1 - q + q e^((a-1) D)) / (a - 1) with D = 2 a / s^2), and D itself.
+// without the record (Mironov 2017, prop. 11: (a - 1/p) / (a - 1) D_(pa)(with, without) + D_b(without, with),
+// b = (a - 1/p) / (1 - 1/p), p = 2, nearer 1 for a < 3/2), joint convexity (log(1 - q + q e^((a-1) D)) / (a -
+// 1) with D = 2 a / s^2), and D itself.
 double replaced_sampled_gaussian_rdp(double q, double sigma, double order);
 // P[Bin(dataset_size - 1, sample_rate) >= max_batch], rounded up: the others alone fill the batch. Then a
 // drawn record takes the place of a random other one. The law of the others' kept subset does not depend on

