@@ -163,13 +163,14 @@ Real Inversion::log_decay(const std::vector<TiltedLaw>& laws, Real t) const {
 }
 
 // The smallest number of terms beyond which what is omitted is a negligible share of delta: at most
-// exp(log M - theta e) decay(t) / (pi t), as 1 / |z (z+1)| <= 1 / t^2.
+// exp(log M - theta e) decay(t) / (pi t), as 1 / |z (z+1)| <= 1 / t^2 and the sum of 1 / k^2 beyond K is
+// below 1 / K.
 bool Inversion::choose_nodes(Real near) {
   std::vector<TiltedLaw> laws;
   for (const SampledSteps& step : all_.sampled) laws.emplace_back(step.q, step.s, change_, theta_, 0);
   const Real allowed = log_share_ - log_moment_ + theta_ * near, spacing = 2 * kPi / period_;
   Real terms = 16;
-  for (;; terms *= 1.4L) {
+  for (;; terms = std::ceil(1.4L * terms)) {
     if (terms > kMostTerms) {
       failure_ = "the loss of one step is too concentrated for this derivation";
       return false;
