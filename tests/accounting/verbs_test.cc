@@ -71,6 +71,42 @@ TEST(AccountVerb, SearchedParametersMeetTheirTarget) {
   EXPECT_LE(delta.at("lower_bound"), 1);
 }
 
+TEST(AccountVerb, SampleRateMeetsItsTarget) {
+  const json rate = account({"sample-rate", "--target_epsilon", "2", "--target_delta", "1e-6",
+                             "--noise_multiplier", "1.5", "--steps", "1000", "--json"})
+                        .object();
+  EXPECT_LE(rate.at("epsilon"), 2);
+  EXPECT_GT(rate.at("epsilon"), 1.99);
+  EXPECT_GT(rate.at("sample_rate"), 0.005);
+}
+
+TEST(AccountVerb, EventsOfAFileComposeWithTheirCounts) {
+  TemporaryFolder folder;
+  const accounting::Event step = accounting::PoissonSampledGaussianEvent{0.01, 1.1};
+  const accounting::Event query = accounting::LaplaceEvent{20, 1};
+  const json list = {{{"event", accounting::to_json(step)}, {"count", 500}},
+                     {{"event", accounting::to_json(query)}, {"count", 3}}};
+  const std::string file = (folder / "events.json").string();
+  write_text(file, list.dump());
+  const json object = account({"epsilon", "--events", file, "--delta", "1e-5", "--json"}).object();
+  const std::vector<accounting::Charge> charges = {{step, 500}, {query, 3}};
+  EXPECT_EQ(object.at("epsilon"), accounting::epsilon_of(charges, 1e-5).epsilon);
+  EXPECT_EQ(object.at("relation"), "add_or_remove_one");
+  EXPECT_EQ(object.at("events"), 2);
+  const json delta = account({"delta", "--events", file, "--epsilon", "1.5", "--json"}).object();
+  EXPECT_EQ(delta.at("delta"), accounting::delta_of(charges, 1.5));
+  const json search =
+      account({"epsilon", "--events", file, "--delta", "1e-5", "--repeat_mean", "10", "--json"}).object();
+  EXPECT_GT(search.at("epsilon"), object.at("epsilon"));
+  EXPECT_EQ(search.at("accountant"), "rdp_repeat_and_select");
+
+  write_text(file, R"([{"event": {"mechanism": "unheard_of"}, "count": 1}])");
+  EXPECT_THROW(account({"epsilon", "--events", file, "--delta", "1e-5"}), accounting::UnsupportedEvent);
+  write_text(file, "{}");
+  EXPECT_THROW(account({"epsilon", "--events", file, "--delta", "1e-5"}), IoError);
+  EXPECT_THROW(account({"epsilon", "--events", file, "--steps", "3", "--delta", "1e-5"}), ConfigError);
+}
+
 TEST(AccountVerb, NoNoiseIsPrintedAsInfinity) {
   EXPECT_EQ(account({"epsilon", "--sample_rate", "0.01", "--noise_multiplier", "0", "--steps", "5", "--delta",
                      "1e-5", "--json"})
@@ -98,6 +134,7 @@ TEST(AccountVerb, EveryVerbHasHelp) {
                                                        {"delta", "--help"},
                                                        {"noise-multiplier", "--help"},
                                                        {"steps", "--help"},
+                                                       {"sample-rate", "--help"},
                                                        {"check", "--help"}}) {
     const Outcome outcome = account(words);
     EXPECT_EQ(outcome.exit_code, 0);
