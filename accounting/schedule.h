@@ -23,6 +23,7 @@ struct Schedule {
   //                                    Choquette-Choo et al. 2023, 2306.08153, theorem 4)
   //   composed                         its parts, counts multiplied
   //   poisson_subsampled_gaussian, q=1 gaussian (replace_one: of twice the sensitivity)
+  //   any release without noise        gaussian without noise: both cost infinity
   std::vector<Charge> parts;
 };
 
