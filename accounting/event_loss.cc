@@ -1,6 +1,8 @@
 #include "accounting/event_loss.h"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "accounting/mechanism_rdp.h"
 
@@ -9,10 +11,7 @@ namespace {
 
 using MaybePair = std::optional<LossPair>;
 
-MaybePair pair_of(const PoissonSampledGaussianEvent& e) {
-  if (e.relation == Relation::kReplaceOne) return {};
-  return LossPair::sampled_gaussian(e.sample_rate, e.noise_multiplier / e.sensitivity);
-}
+constexpr double kFinestRatio = 1e-5, kCoarser = 1.3;
 
 MaybePair pair_of(const TruncatedPoissonGaussianEvent& e) {
   const double full = truncation_probability(e), noise = e.noise_multiplier / e.sensitivity;
@@ -43,12 +42,43 @@ MaybePair pair_of(const Other&) {
   return {};
 }
 
+using RateAndNoise = std::pair<double, double>;
+
+// The next power of 1 + ratio on that side; the value itself for ratio 0.
+double on_lattice(double value, double ratio, bool up) {
+  if (ratio == 0) return value;
+  const double place = std::log(value) / std::log1p(ratio);
+  const double power = std::exp((up ? std::ceil(place) : std::floor(place)) * std::log1p(ratio));
+  return up ? std::max(value, power) : std::min(value, power);
+}
+
+std::map<RateAndNoise, int64_t> drawn_together(const std::map<RateAndNoise, int64_t>& events, Side side,
+                                               size_t most) {
+  const bool upper = side == Side::kUpper;
+  std::map<RateAndNoise, int64_t> lattice = events;
+  for (double ratio = kFinestRatio; lattice.size() > most; ratio *= kCoarser) {
+    lattice.clear();
+    for (const auto& [event, count] : events) {
+      const double rate = std::min(1.0, on_lattice(event.first, ratio, upper));
+      lattice[{rate, on_lattice(event.second, ratio, !upper)}] += count;
+      if (lattice.size() > most) break;
+    }
+  }
+  return lattice;
+}
+
 }  // namespace
 
-std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule) {
+std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule, Side side, size_t most) {
   std::vector<PairCount> pairs;
+  std::map<RateAndNoise, int64_t> sampled;
   double precision = 0;
   for (const Charge& part : schedule.parts) {
+    const auto* poisson = std::get_if<PoissonSampledGaussianEvent>(&part.event);
+    if (poisson != nullptr && poisson->relation != Relation::kReplaceOne) {
+      sampled[{poisson->sample_rate, poisson->noise_multiplier / poisson->sensitivity}] += part.count;
+      continue;
+    }
     if (const auto* gaussian = std::get_if<GaussianEvent>(&part.event)) {
       const double ratio = gaussian->sensitivity / gaussian->noise_multiplier;
       precision += static_cast<double>(part.count) * ratio * ratio;
@@ -58,6 +88,8 @@ std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule) {
     if (!pair) return {};
     pairs.push_back({*std::move(pair), part.count});
   }
+  for (const auto& [event, count] : drawn_together(sampled, side, most))
+    pairs.push_back({LossPair::sampled_gaussian(event.first, event.second), count});
   if (precision > 0) pairs.push_back({LossPair::sampled_gaussian(1, 1 / std::sqrt(precision)), 1});
   return pairs;
 }

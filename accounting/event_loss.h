@@ -18,7 +18,13 @@ namespace dpfa::accounting {
 //   approximate_dp                Kairouz, Oh and Viswanath 2015; so the events with a pure epsilon:
 //   laplace, discrete_laplace     sensitivity / scale, for any number of coordinates
 //   exponential_mechanism         its epsilon
-// Events without noise, and parts with noise 0 alike, must have been dealt with before.
-std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule);
+// Events without noise must have been dealt with before.
+//
+// More than `most` distinct poisson_subsampled_gaussian parts are drawn together: on a lattice of powers of a
+// ratio, just wide enough, rates are rounded up and noise down for kUpper, the other way for kLower. What is
+// rounded up dominates: with M_q = (1 - q) N0 + q N1 and q < r, M_q = (1 - q/r) N0 + (q/r) M_r, and delta is
+// convex in the pair and nowhere smaller for (M_r, N0) than for (N0, N0), likewise swapped; and more noise is
+// less noise plus an independent rest. The two bounds show together what it costs.
+std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule, Side side, size_t most);
 
 }  // namespace dpfa::accounting

@@ -12,7 +12,11 @@ namespace {
 
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
 constexpr int64_t kLastPower = 64, kPower = 16;
-constexpr double kTail = 1e-8;  // of tilted mass outside all windows of one kind together
+constexpr size_t kMostApart = 16;        // laws that go through power() each by itself
+constexpr double kBlockDeviation = 500;  // of a block, in steps: about 16 times that is its window
+constexpr double kTail = 1e-8;           // of tilted mass outside all windows of one kind together
+
+constexpr size_t kMostPoints = size_t{1} << 18, kMostPointsOnGivenGrid = size_t{1} << 23;
 
 GridLaw nothing_released(double step) { return {step, 0, 0, {1}}; }
 
@@ -28,10 +32,12 @@ void Composer::change_mass(double log_factor, double copies) {
 
 void Composer::coarsen_to(GridLaw& law, double deviation, double copies) {
   const double target = resolution_ * deviation;
-  if (!(target >= 2 * law.step)) return;
+  if (resolution_ == 0 || !(target >= 2 * law.step)) return;
   change_mass(coarsen(law, std::llround(power_of_two_below(target) / law.step), tilt_, side_), copies);
   add_error(16 * kUnit, copies);
 }
+
+size_t Composer::most_points() const { return resolution_ == 0 ? kMostPointsOnGivenGrid : kMostPoints; }
 
 GridLaw Composer::power(GridLaw base, int64_t copies) {
   GridLaw rest = nothing_released(base.step);
@@ -40,8 +46,8 @@ GridLaw Composer::power(GridLaw base, int64_t copies) {
     const int64_t count = is_last ? 0 : kPower, rest_count = is_last ? copies : copies % kPower;
     const double left = is_last ? 1 : static_cast<double>(copies / kPower);
     Coarsened coarsened;
-    LawProducts products =
-        multiply(std::move(base), std::move(rest), count, rest_count, kTail / left, tilt_, side_, &coarsened);
+    LawProducts products = multiply(std::move(base), std::move(rest), count, rest_count, kTail / left, tilt_,
+                                    side_, most_points(), &coarsened);
     change_mass(coarsened.base, static_cast<double>(copies));
     change_mass(coarsened.rest, 1);
     change_mass(products.rest.log_sum, 1);
@@ -70,12 +76,44 @@ GridLaw Composer::join(GridLaw a, GridLaw b) {
   add_error(16 * kUnit, 1);
   if (a.mass.empty() || b.mass.empty()) return {};
   Coarsened coarsened;
-  LawProducts products = multiply(std::move(a), std::move(b), 0, 1, kTail / 1000, tilt_, side_, &coarsened);
+  LawProducts products =
+      multiply(std::move(a), std::move(b), 0, 1, kTail / 1000, tilt_, side_, most_points(), &coarsened);
   change_mass(coarsened.base, 1);
   change_mass(coarsened.rest, 1);
   change_mass(products.rest.log_sum, 1);
   add_error(products.rest.error, 1);
   return std::move(products.rest.law);
+}
+
+// Laws of one step, as many at once as fit a window.
+std::vector<GridLaw> Composer::blocks(std::vector<LawCount> laws) {
+  std::stable_sort(laws.begin(), laws.end(),
+                   [](const LawCount& a, const LawCount& b) { return a.law.step < b.law.step; });
+  std::vector<GridLaw> result;
+  std::vector<LawCount> block;
+  double variance = 0;
+  const auto finish = [&] {
+    if (block.empty()) return;
+    LawProduct product = multiply_all(block, kTail / 1000);
+    change_mass(product.log_sum, 1);
+    add_error(product.error, 1);
+    const double deviation = product.law.deviation();
+    coarsen_to(product.law, deviation, 1);
+    result.push_back(std::move(product.law));
+    block.clear();
+    variance = 0;
+  };
+  for (LawCount& one : laws) {
+    const double more = static_cast<double>(one.count) * std::pow(one.law.deviation(), 2);
+    const double step = one.law.step;
+    if (!block.empty() &&
+        (block.front().law.step != step || variance + more > std::pow(kBlockDeviation * step, 2)))
+      finish();
+    block.push_back(std::move(one));
+    variance += more;
+  }
+  finish();
+  return result;
 }
 
 ComposedLoss Composer::compose(const std::vector<DiscreteLoss>& losses, const std::vector<int64_t>& counts) {
@@ -94,12 +132,22 @@ ComposedLoss Composer::compose(const std::vector<DiscreteLoss>& losses, const st
   const double infinite = -std::expm1(log_finite) * (upper ? 1 + 1e-12 : 1 - 1e-12);
   if (empty) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
 
+  std::vector<LawCount> few;
+  std::vector<GridLaw> apart;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (losses.size() > kMostApart && counts[i] <= kLastPower) {
+      few.push_back({losses[i].law, counts[i]});
+    } else {
+      apart.push_back(power(losses[i].law, counts[i]));
+    }
+  }
+  for (GridLaw& law : blocks(std::move(few))) apart.push_back(std::move(law));
+
   const auto wider = [](const std::pair<double, GridLaw>& a, const std::pair<double, GridLaw>& b) {
     return a.first > b.first;
   };
   std::vector<std::pair<double, GridLaw>> laws;
-  for (size_t i = 0; i < losses.size(); ++i) {
-    GridLaw law = power(losses[i].law, counts[i]);
+  for (GridLaw& law : apart) {
     if (law.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
     const double deviation = law.deviation();
     laws.emplace_back(deviation, std::move(law));

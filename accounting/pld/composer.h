@@ -7,17 +7,13 @@
 
 #include "accounting/pld/composed_loss.h"
 #include "accounting/pld/grid_law.h"
+#include "accounting/pld/spectrum.h"
 
 namespace dpfa::accounting {
 
-struct LawCount {
-  GridLaw law;  // empty: nothing is known (kUpper), no mass (kLower)
-  int64_t count;
-};
-
 class Composer {
  public:
-  // Laws are put on grids of at most `resolution` times their deviation.
+  // Laws are put on grids of at most `resolution` times their deviation; 0: they stay on theirs.
   Composer(double tilt, double resolution, Side side) : tilt_(tilt), resolution_(resolution), side_(side) {}
 
   // The law of all losses together, `count` copies of each: powers of at most 64 copies on ever coarser
@@ -27,7 +23,9 @@ class Composer {
  private:
   GridLaw power(GridLaw base, int64_t copies);
   GridLaw join(GridLaw a, GridLaw b);
+  std::vector<GridLaw> blocks(std::vector<LawCount> laws);
   void coarsen_to(GridLaw& law, double deviation, double copies);
+  size_t most_points() const;
   void change_mass(double log_factor, double copies);
   void add_error(double error, double copies) { error_ += copies * std::log1p(error); }
 

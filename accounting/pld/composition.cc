@@ -11,6 +11,7 @@
 #include "accounting/pld/composer.h"
 #include "accounting/pld/loss_sketch.h"
 #include "src/base/check.h"
+#include "src/base/error.h"
 #include "src/base/plant.h"
 
 namespace dpfa::accounting {
@@ -24,7 +25,11 @@ constexpr double kGridExcess = 6e-5;                 // what one grid may add to
 constexpr double kFinest = 0.005, kCoarsest = 0.05;  // step / deviation
 constexpr int kPlaces = 2000;  // of epsilon on each side of the best one, ever farther apart by e^kGrowth
 constexpr double kGrowth = 0.01;
-constexpr double kLost = 1e-9;  // tilted mass below the grids of all releases
+constexpr size_t kMostSketches = 64;
+constexpr int64_t kMostGivenPoints = 1 << 22;
+constexpr double kDenseReach = 8;  // deviations around the centres in which every grid point is used
+constexpr double kWidest = 0.03;   // distance of used points times 1 + tilt
+constexpr double kLost = 1e-9;     // tilted mass below the grids of all releases
 
 // All releases in one direction.
 class OneWay {
@@ -58,6 +63,26 @@ class OneWay {
     const double tilt = best_tilt(epsilon);
     return compose(sketches, tilt, epsilon(tilt), side);
   }
+  // The same upper bound with every pair on one given grid, which no power leaves.
+  ComposedLoss on_grid(double delta, double step, bool round_up) const {
+    const double log_delta = std::log(std::max(delta, 1e-300));
+    const std::vector<LossSketch> sketches = truncated(log_delta);
+    const double tilt = best_tilt([&](double t) { return (log_moment(sketches, t) - log_delta) / t; });
+    std::vector<DiscreteLoss> losses;
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      const LossSketch::Moments moments = sketches[i].moments(tilt);
+      GridRange range = range_of(sketches[i], i, tilt, moments, 1);
+      const double low = range.shift + range.step * static_cast<double>(range.first),
+                   high = range.shift + range.step * static_cast<double>(range.last);
+      range = {step, 0, static_cast<int64_t>(std::floor(low / step)),
+               static_cast<int64_t>(std::ceil(high / step))};
+      range.round_up = round_up;
+      if (range.last - range.first > kMostGivenPoints)
+        throw Unsupported("a grid of step " + std::to_string(step) + " has too many points for these losses");
+      losses.push_back(discretise(pairs_[i], range, tilt, Side::kUpper));
+    }
+    return Composer(tilt, 0, Side::kUpper).compose(losses, counts_);
+  }
   // Composition tilted to be precise at `epsilon`.
   ComposedLoss near_epsilon(double epsilon, Side side) const {
     std::vector<LossSketch> sketches = sketches_;
@@ -80,11 +105,15 @@ class OneWay {
     return result;
   }
 
+  // Of the whole composition; where there are many pairs, from some of them, which is enough for a tilt.
   double log_moment(const std::vector<LossSketch>& sketches, double tilt) const {
-    double sum = 0;
-    for (size_t i = 0; i < sketches.size(); ++i)
+    const size_t stride = 1 + sketches.size() / kMostSketches;
+    double sum = 0, seen = 0;
+    for (size_t i = 0; i < sketches.size(); i += stride) {
       sum += static_cast<double>(counts_[i]) * sketches[i].log_moment(tilt);
-    return sum;
+      seen += static_cast<double>(counts_[i]);
+    }
+    return sum * releases_ / seen;
   }
 
   static double best_tilt(const std::function<double(double)>& bound) {
@@ -100,13 +129,13 @@ class OneWay {
     return best;
   }
 
-  GridRange range_of(const LossSketch& sketch, size_t i, double tilt, double deviation,
+  GridRange range_of(const LossSketch& sketch, size_t i, double tilt, const LossSketch::Moments& moments,
                      double resolution) const {
     const double top = std::min({sketch.largest(), pairs_[i].max_loss(), kLargestLoss});
     const double bottom =
         std::max({sketch.bottom(kLost / releases_, tilt), pairs_[i].min_loss(), -kLargestLoss});
     const double length = std::max(top - bottom, 0.0), scale = std::max(std::abs(top), std::abs(bottom));
-    const double wanted = std::max(resolution * deviation, 2 * length / kMostPoints);
+    const double wanted = std::max(resolution * moments.deviation, 2 * length / kMostPoints);
     const double step = power_of_two_below(std::max({wanted, 1e-12 * scale, 1e-30}));
     const double shift = concentration(pairs_[i], sketches_[i].median(), step);
     const int64_t first = static_cast<int64_t>(std::floor((bottom - shift) / step));
@@ -116,10 +145,11 @@ class OneWay {
   // The loss, within a step of `median`, to which the losses around it contract: log of their P / Q.
   static double concentration(const LossPair& pair, double median, double step) {
     double loss = median;
-    for (int round = 0; round < 8; ++round) {
+    for (int round = 0; round < 40; ++round) {
       const LossCell cell = pair.cells(std::array{loss - step / 2, loss + step / 2}, std::array{0.0}).front();
       const double next = -std::log1p(-cell.rise / cell.p);
       if (!(cell.p > 0) || !(std::abs(next - median) <= step)) return median;
+      if (next == loss) break;
       loss = next;
     }
     return loss;
@@ -129,10 +159,10 @@ class OneWay {
                        Side side) const {
     if (DPFA_PLANT("pld_untilted_without_allowance")) tilt = 0;
     double variance = 0;
-    std::vector<double> deviations;
+    std::vector<LossSketch::Moments> moments;
     for (size_t i = 0; i < sketches.size(); ++i) {
-      deviations.push_back(sketches[i].deviation(tilt));
-      variance += static_cast<double>(counts_[i]) * deviations[i] * deviations[i];
+      moments.push_back(sketches[i].moments(tilt));
+      variance += static_cast<double>(counts_[i]) * moments[i].deviation * moments[i].deviation;
     }
     // A grid adds step^2 / 6 to the variance of every copy of a smooth law, hence (1 + tilt) step^2 / 12 to
     // the epsilon of the tilt.
@@ -141,8 +171,8 @@ class OneWay {
     const double resolution = std::clamp(std::sqrt(12 * excess / (1 + tilt)) / deviation, kFinest, kCoarsest);
     std::vector<DiscreteLoss> losses;
     for (size_t i = 0; i < pairs_.size(); ++i) {
-      const GridRange range = range_of(sketches[i], i, tilt, deviations[i], resolution);
-      losses.push_back(discretise(pairs_[i], range, tilt, sketches[i].log_moment(tilt), side));
+      const GridRange range = range_of(sketches[i], i, tilt, moments[i], resolution);
+      losses.push_back(discretise(pairs_[i], range, tilt, side));
     }
     return Composer(tilt, resolution, side).compose(losses, counts_);
   }
@@ -154,11 +184,13 @@ class OneWay {
 };
 
 // Calls `visit` with each direction that can differ.
-void for_each_direction(std::span<const PairCount> pairs, const std::function<void(const OneWay&)>& visit) {
-  visit(OneWay(pairs, false));
+void for_each_direction(std::span<const PairCount> pairs, Ways ways,
+                        const std::function<void(const OneWay&)>& visit) {
+  if (ways != Ways::kSwapped) visit(OneWay(pairs, false));
+  if (ways == Ways::kGiven) return;
   const bool symmetric =
       std::all_of(pairs.begin(), pairs.end(), [](const PairCount& one) { return one.pair.is_symmetric(); });
-  if (symmetric || DPFA_PLANT("pld_one_direction")) return;
+  if ((ways == Ways::kBoth && symmetric) || DPFA_PLANT("pld_one_direction")) return;
   visit(OneWay(pairs, true));
 }
 
@@ -166,50 +198,43 @@ double log_delta_of_nothing(double epsilon) {
   return epsilon < 0 ? std::log(-std::expm1(epsilon)) : -kInfinity;
 }
 
-double log_delta(std::span<const PairCount> pairs, double epsilon, Side side) {
+double log_delta(std::span<const PairCount> pairs, double epsilon, Side side, Ways ways) {
   double worst = log_delta_of_nothing(epsilon);
-  for_each_direction(pairs, [&](const OneWay& way) {
+  for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty() || epsilon >= way.largest_loss() * (1 + 1e-12)) return;
     worst = std::max(worst, way.near_epsilon(epsilon, side).log_delta(epsilon));
   });
   return worst;
 }
 
-// min over epsilon of delta(epsilon) + e^epsilon fpr in one direction. Any places bound it from above. From
-// below: delta falls and e^epsilon grows, so between two places both are at least what they are at one end.
+// The smallest delta(epsilon) + e^epsilon fpr in one direction. Any places bound it from above. From below:
+// delta falls and e^epsilon grows, so between two places both are at least what they are at the nearer end.
 double least_power(const std::vector<ComposedLoss>& losses, double fpr, Side side) {
   const bool upper = side == Side::kUpper;
-  const auto delta = [&](double epsilon) {
-    double best = losses.front().log_delta(epsilon);
-    for (const ComposedLoss& loss : losses) {
-      const double other = loss.log_delta(epsilon);
-      best = upper ? std::min(best, other) : std::max(best, other);
+  const auto best_of = [&](double a, double b) { return upper ? std::min(a, b) : std::max(a, b); };
+  const auto least_around = [&](double centre) {
+    std::vector<double> places;
+    for (int i = -kPlaces; i <= kPlaces; ++i)
+      places.push_back(centre + std::copysign(1e-5 * std::expm1(std::abs(i) * kGrowth), i));
+    double least = upper ? 1 : std::exp(places.back()) * fpr, place = centre, delta = 0;
+    for (size_t i = places.size(); i-- > 0;) {
+      double here = losses.front().log_delta(places[i]);
+      for (const ComposedLoss& loss : losses) here = best_of(here, loss.log_delta(places[i]));
+      // A lower bound at a larger epsilon holds here too.
+      delta = upper ? std::exp(here) : std::max(delta, std::exp(here));
+      const double price = upper ? std::exp(places[i]) : i > 0 ? std::exp(places[i - 1]) : 0;
+      if (const double value = delta + price * fpr; value < least) least = value, place = places[i];
     }
-    return std::exp(best);
-  };
-  const auto least_at = [&](double centre) {
-    double least = upper ? 1 : kInfinity, place = centre, before = 0;  // e^before_place is 0
-    for (double from : {-1.0, 1.0}) {
-      for (int i = 0; i <= kPlaces; ++i) {
-        const int outwards = from < 0 ? kPlaces - i : i;
-        const double epsilon = centre + from * 1e-5 * std::expm1(outwards * kGrowth);
-        const double value = delta(epsilon) + (upper ? std::exp(epsilon) : before) * fpr;
-        if (value < least) least = value, place = epsilon;
-        before = std::exp(epsilon);
-      }
-    }
-    if (!upper) least = std::min(least, before * fpr);
     return std::pair(least, place);
   };
-  const double place = least_at(0).second;
-  return std::min(1.0, upper ? std::min(least_at(place).first, least_at(0).first)
-                             : std::max(least_at(place).first, least_at(0).first));
+  const auto [rough, place] = least_around(0);
+  return std::min(1.0, best_of(rough, least_around(place).first));
 }
 
-double power(std::span<const PairCount> pairs, double fpr, Side side) {
+double power(std::span<const PairCount> pairs, double fpr, Side side, Ways ways) {
   DPFA_CHECK(fpr >= 0 && fpr <= 1, "false-positive rate ", fpr);
   double best = fpr;
-  for_each_direction(pairs, [&](const OneWay& way) {
+  for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty() || fpr == 1) return;
     std::vector<ComposedLoss> losses;
     for (const double delta : {0.3, std::clamp(fpr, 1e-300, 0.1)})
@@ -221,9 +246,9 @@ double power(std::span<const PairCount> pairs, double fpr, Side side) {
 
 }  // namespace
 
-double loss_epsilon_upper(std::span<const PairCount> pairs, double delta) {
+double loss_epsilon_upper(std::span<const PairCount> pairs, double delta, Ways ways) {
   double epsilon = 0;
-  for_each_direction(pairs, [&](const OneWay& way) {
+  for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty()) return;
     // No loss is larger, whatever delta.
     double found = std::max(0.0, way.largest_loss() * (1 + 1e-12));
@@ -235,29 +260,39 @@ double loss_epsilon_upper(std::span<const PairCount> pairs, double delta) {
   return epsilon;
 }
 
-double loss_epsilon_lower(std::span<const PairCount> pairs, double delta) {
+double loss_epsilon_lower(std::span<const PairCount> pairs, double delta, Ways ways) {
   double epsilon = 0;
-  for_each_direction(pairs, [&](const OneWay& way) {
+  for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty()) return;
     epsilon = std::max(epsilon, way.near_delta(delta, Side::kLower).epsilon(delta));
   });
   return epsilon;
 }
 
-double loss_log_delta_upper(std::span<const PairCount> pairs, double epsilon) {
-  return log_delta(pairs, epsilon, Side::kUpper);
+double loss_log_delta_upper(std::span<const PairCount> pairs, double epsilon, Ways ways) {
+  return log_delta(pairs, epsilon, Side::kUpper, ways);
 }
 
-double loss_log_delta_lower(std::span<const PairCount> pairs, double epsilon) {
-  return log_delta(pairs, epsilon, Side::kLower);
+double loss_log_delta_lower(std::span<const PairCount> pairs, double epsilon, Ways ways) {
+  return log_delta(pairs, epsilon, Side::kLower, ways);
 }
 
-double loss_power_upper(std::span<const PairCount> pairs, double fpr) {
-  return power(pairs, fpr, Side::kUpper);
+double loss_power_upper(std::span<const PairCount> pairs, double fpr, Ways ways) {
+  return power(pairs, fpr, Side::kUpper, ways);
 }
 
-double loss_power_lower(std::span<const PairCount> pairs, double fpr) {
-  return power(pairs, fpr, Side::kLower);
+double loss_power_lower(std::span<const PairCount> pairs, double fpr, Ways ways) {
+  return power(pairs, fpr, Side::kLower, ways);
+}
+
+double loss_epsilon_on_grid(std::span<const PairCount> pairs, double delta, double step, GridRule rule,
+                            Ways ways) {
+  double epsilon = 0;
+  for_each_direction(pairs, ways, [&](const OneWay& way) {
+    if (way.empty()) return;
+    epsilon = std::max(epsilon, way.on_grid(delta, step, rule == GridRule::kRoundUp).epsilon(delta));
+  });
+  return epsilon;
 }
 
 }  // namespace dpfa::accounting

@@ -13,7 +13,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
-constexpr int kRounds = 8;  // of moving a cell to where its content contracts to
+constexpr double kApart = 0.02;  // growth of the distance of used points with that from the centres
+constexpr int kRounds = 40;      // of moving a cell to where its content contracts to
 
 // Untilted masses on the points of the range.
 struct Points {
@@ -21,30 +22,47 @@ struct Points {
   double infinite;
 };
 
-// The cell (R_i, R_(i+1)] keeps P and Q: rise = P - R_i Q is what its upper point has to pay. Masses are
-// rounded outwards, towards more under P and less under Q.
+// The points that kUpper uses, as distances from range.first.
+std::vector<size_t> used_points(const GridRange& range) {
+  std::vector<size_t> used;
+  const size_t last = static_cast<size_t>(range.last - range.first);
+  for (size_t i = 0; i < last;) {
+    used.push_back(i);
+    const double loss = range.shift + range.step * static_cast<double>(range.first + static_cast<int64_t>(i));
+    const auto distance = [&](double place) { return std::max(0.0, std::abs(loss - place) - range.reach); };
+    const double apart =
+        std::min({kApart * distance(range.near), kApart * distance(range.also_near), range.widest});
+    i += std::max<size_t>(1, static_cast<size_t>(apart / range.step));
+  }
+  used.push_back(last);
+  return used;
+}
+
+// The cell (R_i, R_j] keeps P and Q: rise = P - R_i Q is what its upper point has to pay. Masses are rounded
+// outwards, towards more under P and less under Q.
 Points upper_points(const LossPair& pair, const GridRange& range) {
-  const size_t size = static_cast<size_t>(range.last - range.first) + 1;
-  std::vector<double> edges(size + 2), references(size + 1);
-  for (size_t i = 0; i < size; ++i)
-    edges[i + 1] = range.shift + range.step * static_cast<double>(range.first + static_cast<int64_t>(i));
+  const std::vector<size_t> used = used_points(range);
+  std::vector<double> edges(used.size() + 2), references(used.size() + 1);
+  for (size_t i = 0; i < used.size(); ++i)
+    edges[i + 1] =
+        range.shift + range.step * static_cast<double>(range.first + static_cast<int64_t>(used[i]));
   edges.front() = -kInfinity;
   edges.back() = kInfinity;
   references.front() = edges[1];
   std::copy(edges.begin() + 1, edges.end() - 1, references.begin() + 1);
   const std::vector<LossCell> cells = pair.cells(edges, references);
 
-  Points points{std::vector<double>(size, 0.0), pair.infinite()};
+  Points points{std::vector<double>(used.back() + 1, 0.0), pair.infinite()};
   points.mass.front() = cells.front().p + cells.front().p_error;
-  const double span = -std::expm1(-range.step);
-  for (size_t i = 0; i < size; ++i) {
+  for (size_t i = 0; i < used.size(); ++i) {
     const LossCell& cell = cells[i + 1];
-    const bool outermost = i + 1 == size;  // splits between the last point and infinity
+    const bool outermost = i + 1 == used.size();  // splits between the last point and infinity
+    const double span = outermost ? 1 : -std::expm1(-range.step * static_cast<double>(used[i + 1] - used[i]));
     const double p = cell.p + cell.p_error, rise = cell.rise + cell.rise_error + cell.p_error;
-    double high = std::clamp(rise / (outermost ? 1 : span), 0.0, p);
+    double high = range.round_up ? p : std::clamp(rise / span, 0.0, p);
     if (DPFA_PLANT("pld_losses_rounded_down")) high = 0;
-    points.mass[i] += p - high;
-    (outermost ? points.infinite : points.mass[i + 1]) += high;
+    points.mass[used[i]] += p - high;
+    (outermost ? points.infinite : points.mass[used[i + 1]]) += high;
   }
   if (DPFA_PLANT("pld_infinity_mass_dropped")) points.infinite = 0;
   return points;
@@ -127,7 +145,9 @@ double concentration(const GridLaw& law, double width, double tilt) {
       p += mass;
       rise += mass * -std::expm1(-over);
     }
-    centre -= std::log1p(-rise / p);
+    const double move = -std::log1p(-rise / p);
+    centre += move;
+    if (std::abs(move) < kUnit * width) break;
   }
   return centre;
 }
@@ -186,30 +206,32 @@ double GridLaw::deviation() const {
 
 double power_of_two_below(double limit) { return std::ldexp(1.0, std::ilogb(limit)); }
 
-DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, double expected_log_mass,
-                        Side side) {
+DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, Side side) {
   const Points points = side == Side::kUpper ? upper_points(pair, range) : lower_points(pair, range);
   DiscreteLoss result{{range.step, range.shift, range.first, points.mass}, 0, 0, points.infinite};
-  double error = 0;
+  // Weights relative to the largest one, which leaves the range of a double where the tilt is large.
+  std::vector<double> exponents(points.mass.size(), -kInfinity);
+  double largest = -kInfinity;
   for (size_t i = 0; i < points.mass.size(); ++i) {
-    const double exponent = tilt * result.law.loss(i) - expected_log_mass;
-    // A mass that underflows where its factor overflows would be lost.
-    const auto tilted = [exponent](double mass) {
-      if (mass == 0) return 0.0;
-      return exponent < 600 ? mass * std::exp(exponent) : std::exp(std::log(mass) + exponent);
-    };
-    double& mass = result.law.mass[i];
-    mass = tilted(mass);
-    // The argument of exp, rounded, and what contraction or the split rounded before.
-    error += mass * (std::abs(exponent) + (exponent < 600 ? 0 : 800) + 16) * 2 * kUnit;
+    if (points.mass[i] == 0) continue;
+    exponents[i] = std::log(points.mass[i]) + tilt * result.law.loss(i);
+    largest = std::max(largest, exponents[i]);
   }
-  const double sum = sum_of(result.law.mass);
-  if (!(sum > 0) || std::isinf(sum)) {
+  double error = 0, sum = 0;
+  for (size_t i = 0; i < points.mass.size(); ++i) {
+    if (points.mass[i] == 0) continue;
+    double& mass = result.law.mass[i];
+    sum += mass = std::exp(exponents[i] - largest);
+    // The argument of exp, rounded, and what contraction or the split rounded before.
+    error += mass * (std::abs(tilt * result.law.loss(i)) + std::abs(exponents[i]) + std::abs(largest) + 40) *
+             2 * kUnit;
+  }
+  if (!(sum > 0)) {
     result.law.mass.clear();
     return result;
   }
   for (double& mass : result.law.mass) mass /= sum;
-  result.log_mass = expected_log_mass + std::log(sum);
+  result.log_mass = largest + std::log(sum);
   result.error = error / sum;
   trim(result.law);
   return result;

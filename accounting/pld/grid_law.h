@@ -41,6 +41,10 @@ double power_of_two_below(double limit);
 struct GridRange {
   double step, shift;
   int64_t first, last;
+  // Around these losses, up to `reach`, every point of the grid is used; farther away kUpper uses fewer and
+  // fewer, never farther apart than `widest` (any points make a valid upper law).
+  double near = 0, also_near = 0, reach = 0, widest = 0;
+  bool round_up = false;  // each loss to the next point (kUpper), for comparisons
 };
 
 // One release on a grid and in one direction.
@@ -52,9 +56,8 @@ struct DiscreteLoss {
                     // range
 };
 // Losses outside the range: kUpper moves those below to `first` and those above to infinity; kLower drops the
-// former and moves the latter down to `last`. `expected_log_mass` is roughly log E[e^(tilt loss)].
-DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, double expected_log_mass,
-                        Side side);
+// former and moves the latter down to `last`. No mass at all leaves an empty law.
+DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, Side side);
 
 // Moves the law to the grid of `factor` (a power of two) times its step and returns the log of the factor by
 // which its tilted mass changed.

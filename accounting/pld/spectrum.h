@@ -2,7 +2,9 @@
 // window do.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "accounting/pld/grid_law.h"
 
@@ -21,14 +23,24 @@ struct LawProducts {
   LawProduct rest;   // base^rest_count x rest
 };
 
-// Both on the step of the arguments, which must be the same. `tail` bounds the mass outside the returned
-// windows (Chernoff's bound on the laws themselves), which also is what the cyclic transform folds into them.
-// Where a window would need more than `most_points`, the arguments are coarsened to `side` first (the caller
-// sees a larger step; `coarsened` gets the log of the factor of base's tilted mass and of rest's).
+struct LawCount {
+  GridLaw law;
+  int64_t count;
+};
+
+// The factors by which coarsening changed the tilted masses, as logarithms.
 struct Coarsened {
   double base = 0, rest = 0;
 };
+
+// Both on the step of the arguments, which must be the same. `tail` bounds the mass outside the returned
+// windows (Chernoff's bound on the laws themselves), which also is what the cyclic transform folds into them.
+// Where a window would need more than `most_points`, the arguments are coarsened to `side` first: the caller
+// sees a larger step.
 LawProducts multiply(GridLaw base, GridLaw rest, int64_t count, int64_t rest_count, double tail, double tilt,
-                     Side side, Coarsened* coarsened);
+                     Side side, size_t most_points, Coarsened* coarsened);
+
+// The product of many laws of one step, all counts > 0.
+LawProduct multiply_all(const std::vector<LawCount>& laws, double tail);
 
 }  // namespace dpfa::accounting
