@@ -38,16 +38,11 @@ class ExactRoute final : public NormRoute {
     int64_t elements = 0;
     for (size_t j = 0; j < panels.size(); ++j) {
       starts[j] = elements;
-      elements += panels[j].rows * records.linears[panels[j].linear].columns();
+      elements += panels[j].elements();
     }
     T* buffer = buffer_of<T>(elements);
     const auto values = [&](size_t j) {
-      return std::span<const T>(buffer + starts[j],
-                                (j + 1 < panels.size() ? starts[j + 1] : elements) - starts[j]);
-    };
-    const auto offset = [&](size_t j) {
-      const auto& linear = records.linears[panels[j].linear];
-      return linear.offset + panels[j].row * linear.columns();
+      return std::span<const T>(buffer + starts[j], static_cast<size_t>(panels[j].elements()));
     };
 
     std::vector<double> squares(panels.size());
@@ -60,7 +55,7 @@ class ExactRoute final : public NormRoute {
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {
         c10::InferenceMode guard;
-        if (pending_factor > 0) sink.add(offset(j), values(j), pending_factor);
+        if (pending_factor > 0) add_panel(records, panels[j], values(j), pending_factor, sink);
         panel_gradient<T>(records, panels[j], b, &rows, buffer + starts[j]);
         squares[j] = sum_of_squares(values(j));
       }
@@ -76,7 +71,8 @@ class ExactRoute final : public NormRoute {
     }
     if (pending_factor == 0) return;
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
-    for (int64_t j = 0; j < count; ++j) sink.add(offset(j), values(j), pending_factor);
+    for (int64_t j = 0; j < count; ++j)
+      add_panel(records, panels[j], values(j), pending_factor, sink);
   }
 
   // The planted mistake of libraries that add the two squared norms of a shared table.
@@ -86,7 +82,7 @@ class ExactRoute final : public NormRoute {
     double total = small_parts_norm_squared<T>(records, b, rows) + sum_of_squares(std::span<const T>(rows.rows));
     std::vector<T> scratch;
     for (const Panel& panel : panels) {
-      scratch.resize(panel.rows * records.linears[panel.linear].columns());
+      scratch.resize(panel.elements());
       panel_gradient<T>(records, panel, b, nullptr, scratch.data());
       total += sum_of_squares(std::span<const T>(scratch));
     }

@@ -5,15 +5,27 @@
 #include <numeric>
 
 #include "kernels/blas.h"
+#include "kernels/gemm.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
 namespace {
 
-// About 1.5 MB of f32 per panel: it stays in the second-level cache between the product and the sums.
+// A panel stays in the second-level cache between the product and the sums. f32: one block of rows of
+// multiply_transposed_tile, 192 KB. Otherwise at::mm forms it, which wants more rows at a time.
+constexpr int64_t kTileRows = 64;
+constexpr int64_t kTileColumns = 768;
 constexpr int64_t kPanelElements = 393216;
 constexpr int64_t kPanelRowMultiple = 16;
+
+// The rows and columns of a panel of a (rows, columns) matrix.
+std::pair<int64_t, int64_t> panel_shape(at::ScalarType compute, int64_t columns) {
+  if (compute != at::kFloat)
+    return {std::max(kPanelRowMultiple, kPanelElements / columns / kPanelRowMultiple * kPanelRowMultiple), columns};
+  const int64_t parts = (columns + kTileColumns - 1) / kTileColumns;
+  return {kTileRows, (columns + parts - 1) / parts};
+}
 
 #define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
@@ -46,10 +58,11 @@ std::vector<Panel> split_into_panels(const GradientRecords& records) {
   std::vector<Panel> panels;
   for (size_t k = 0; k < records.linears.size(); ++k) {
     const auto& linear = records.linears[k];
-    const int64_t rows = std::max<int64_t>(
-        kPanelRowMultiple, kPanelElements / linear.columns() / kPanelRowMultiple * kPanelRowMultiple);
+    const auto [rows, columns] = panel_shape(linear.input.scalar_type(), linear.columns());
     for (int64_t row = 0; row < linear.rows(); row += rows)
-      panels.push_back({k, row, std::min(rows, linear.rows() - row)});
+      for (int64_t column = 0; column < linear.columns(); column += columns)
+        panels.push_back({k, row, std::min(rows, linear.rows() - row), column,
+                          std::min(columns, linear.columns() - column)});
   }
   return panels;
 }
@@ -83,20 +96,27 @@ template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
                     const ScatteredRows<T>* tied_rows, T* out) {
   const auto& linear = records.linears[panel.linear];
-  const int64_t tokens = records.tokens, columns = linear.columns();
-  const auto left = linear.row_operand().narrow(0, example * tokens, tokens).narrow(1, panel.row, panel.rows);
-  const auto right = linear.column_operand().narrow(0, example * tokens, tokens);
-  auto target = at::from_blob(out, {panel.rows, columns}, left.options());
-  at::mm_out(target, left.t(), right);
+  const int64_t tokens = records.tokens;
+  const at::Tensor &left = linear.row_operand(), &right = linear.column_operand();
+  if constexpr (std::is_same_v<T, float>) {
+    multiply_transposed_tile(panel.rows, panel.columns, tokens,
+                             left.const_data_ptr<T>() + example * tokens * linear.rows() + panel.row, linear.rows(),
+                             right.const_data_ptr<T>() + example * tokens * linear.columns() + panel.column,
+                             linear.columns(), /*accumulate=*/false, out, panel.columns);
+  } else {
+    auto target = at::from_blob(out, {panel.rows, panel.columns}, left.options());
+    at::mm_out(target, left.narrow(0, example * tokens, tokens).narrow(1, panel.row, panel.rows).t(),
+               right.narrow(0, example * tokens, tokens).narrow(1, panel.column, panel.columns));
+  }
 
   const bool is_tied_table =
       tied_rows != nullptr && records.embedding && records.embedding->tied_head == panel.linear;
   if (!is_tied_table) return;
   const auto first = std::lower_bound(tied_rows->ids.begin(), tied_rows->ids.end(), panel.row);
   for (auto id = first; id != tied_rows->ids.end() && *id < panel.row + panel.rows; ++id) {
-    const T* row = tied_rows->rows.data() + (id - tied_rows->ids.begin()) * columns;
-    T* target_row = out + (*id - panel.row) * columns;
-    for (int64_t c = 0; c < columns; ++c) target_row[c] = static_cast<T>(target_row[c] + row[c]);
+    const T* row = tied_rows->rows.data() + (id - tied_rows->ids.begin()) * linear.columns() + panel.column;
+    T* target_row = out + (*id - panel.row) * panel.columns;
+    for (int64_t c = 0; c < panel.columns; ++c) target_row[c] = static_cast<T>(target_row[c] + row[c]);
   }
 }
 

@@ -25,6 +25,7 @@
 #include "kernels/blas.h"
 #include "kernels/compute_type.h"
 #include "kernels/example_gradient.h"
+#include "kernels/gemm.h"
 #include "kernels/norm_route.h"
 #include "src/base/plant.h"
 
@@ -98,16 +99,21 @@ class GramRoute final : public NormRoute {
   static void product(const GradientRecords& records, const Panel& panel, int64_t b, const ScatteredRows<T>* rows,
                       SumOf<T>* out) {
     const auto& linear = records.linears[panel.linear];
-    const int64_t tokens = records.tokens, columns = linear.columns(), stride = linear.rows();
+    const int64_t tokens = records.tokens, width = linear.columns(), stride = linear.rows();
     const T* left = linear.row_operand().const_data_ptr<T>() + b * tokens * stride + panel.row;
-    const T* right = linear.column_operand().const_data_ptr<T>() + b * tokens * columns;
-    blas::gemm<T>(panel.rows, columns, tokens, {left, stride, true}, {right, columns, false}, 0, out, columns);
+    const T* right = linear.column_operand().const_data_ptr<T>() + b * tokens * width + panel.column;
+    if constexpr (std::is_same_v<T, float>)
+      multiply_transposed_tile(panel.rows, panel.columns, tokens, left, stride, right, width, false, out,
+                               panel.columns);
+    else
+      blas::gemm<T>(panel.rows, panel.columns, tokens, {left, stride, true}, {right, width, false}, 0, out,
+                    panel.columns);
     if (rows == nullptr || !records.embedding || records.embedding->tied_head != panel.linear) return;
     auto id = std::lower_bound(rows->ids.begin(), rows->ids.end(), panel.row);
     for (; id != rows->ids.end() && *id < panel.row + panel.rows; ++id)
-      for (int64_t c = 0; c < columns; ++c)
-        out[(*id - panel.row) * columns + c] +=
-            static_cast<SumOf<T>>(rows->rows[(id - rows->ids.begin()) * columns + c]);
+      for (int64_t c = 0; c < panel.columns; ++c)
+        out[(*id - panel.row) * panel.columns + c] +=
+            static_cast<SumOf<T>>(rows->rows[(id - rows->ids.begin()) * width + panel.column + c]);
   }
 
   // Squared norm of one matrix (a tied table with its scattered rows), from the gradient itself.
@@ -118,7 +124,7 @@ class GramRoute final : public NormRoute {
     std::vector<SumOf<T>> scratch;
     for (const Panel& panel : panels) {
       if (panel.linear != linear) continue;
-      scratch.resize(panel.rows * records.linears[linear].columns());
+      scratch.resize(panel.elements());
       product<T>(records, panel, b, &rows, scratch.data());
       total += sum_of_squares(std::span<const SumOf<T>>(scratch));
     }
@@ -199,13 +205,11 @@ class GramRoute final : public NormRoute {
       std::vector<SumOf<T>> scratch;
 #pragma omp for schedule(dynamic, 1)
       for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
-        const auto& linear = records.linears[panels[j].linear];
-        scratch.resize(panels[j].rows * linear.columns());
+        scratch.resize(panels[j].elements());
         for (int64_t b = 0; b < examples; ++b) {
           if (!(outcomes[b].factor > 0)) continue;
           product<T>(records, panels[j], b, &rows[b], scratch.data());
-          sink.add(linear.offset + panels[j].row * linear.columns(), std::span<const SumOf<T>>(scratch),
-                   outcomes[b].factor);
+          add_panel(records, panels[j], std::span<const SumOf<T>>(scratch), outcomes[b].factor, sink);
         }
       }
     }

@@ -1,4 +1,3 @@
-#include <malloc.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -90,8 +89,7 @@ int bench_step(const Arguments& arguments) {
   shape.positions = std::max<int64_t>(1024, spec.sequence);
   shape.tied_head = tied;
   spec.release = release == "on";
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);  // as `dpfa train` does
-  mallopt(M_TRIM_THRESHOLD, -1);
+  train::keep_freed_memory();
   train::set_threads(threads, 1);
 
   if (!only.empty()) {

@@ -7,6 +7,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
+#include "kernels/gemm.h"
 #include "kernels/layer_norm.h"
 #include "src/base/check.h"
 #include "src/base/flat_buffer.h"
@@ -130,19 +131,19 @@ void Gpt2::State::layer_forward(int64_t l, at::Tensor& out) {
   const Gpt2LayerWeights& w = weights.layers[l];
   const int64_t n = examples * tokens, c = shape.width, heads = shape.heads;
   kernels::layer_norm(a.x, w.ln1_gain, w.ln1_shift, kLayerNormEpsilon, a.normed1, a.mean1, a.rstd1);
-  at::addmm_out(a.qkv, w.qkv_bias, a.normed1, w.qkv);
+  kernels::multiply(a.normed1, w.qkv, a.qkv, w.qkv_bias);
   const at::Tensor split = a.qkv.view({examples, tokens, 3, heads, c / heads});
   std::tie(a.attention, a.logsumexp) = at::_scaled_dot_product_flash_attention_for_cpu(
       split.select(2, 0).transpose(1, 2), split.select(2, 1).transpose(1, 2), split.select(2, 2).transpose(1, 2),
       0.0, /*is_causal=*/true);
   a.attention_rows = a.attention.transpose(1, 2).reshape({n, c});
-  at::addmm_out(a.x2, w.projection_bias, a.attention_rows, w.projection);
+  kernels::multiply(a.attention_rows, w.projection, a.x2, w.projection_bias);
   drop(1 + 2 * l, a.x2);
   a.x2.add_(a.x);
   kernels::layer_norm(a.x2, w.ln2_gain, w.ln2_shift, kLayerNormEpsilon, a.normed2, a.mean2, a.rstd2);
-  at::addmm_out(a.hidden, w.fc_bias, a.normed2, w.fc);
+  kernels::multiply(a.normed2, w.fc, a.hidden, w.fc_bias);
   at::gelu_out(a.activated, a.hidden, "tanh");
-  at::addmm_out(out, w.output_bias, a.activated, w.output);
+  kernels::multiply(a.activated, w.output, out, w.output_bias);
   drop(2 + 2 * l, out);
   out.add_(a.x2);
 }
@@ -157,17 +158,17 @@ void Gpt2::State::layer_backward(int64_t l, GradientVisitor& visitor) {
   g.output.copy_(residual_gradient);
   drop(2 + 2 * l, g.output);
   visitor.linear({a.activated, g.output, offset(10), false}, offset(11));
-  at::mm_out(wide_scratch, g.output, w.output.t());
+  kernels::multiply(g.output, w.output.t(), wide_scratch);
   at::gelu_backward_out(g.hidden, wide_scratch, a.hidden, "tanh");
   visitor.linear({a.normed2, g.hidden, offset(8), false}, offset(9));
-  at::mm_out(scratch, g.hidden, w.fc.t());
+  kernels::multiply(g.hidden, w.fc.t(), scratch);
   visitor.layer_norm(scratch, a.x2, a.mean2, a.rstd2, offset(6), offset(7));
   kernels::layer_norm_input_gradient(scratch, a.x2, w.ln2_gain, a.mean2, a.rstd2, true, residual_gradient);
 
   g.projection.copy_(residual_gradient);
   drop(1 + 2 * l, g.projection);
   visitor.linear({a.attention_rows, g.projection, offset(4), false}, offset(5));
-  at::mm_out(scratch, g.projection, w.projection.t());
+  kernels::multiply(g.projection, w.projection.t(), scratch);
   const at::Tensor split = a.qkv.view({examples, tokens, 3, heads, c / heads});
   const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
       scratch.view({examples, tokens, heads, c / heads}).transpose(1, 2), split.select(2, 0).transpose(1, 2),
@@ -178,7 +179,7 @@ void Gpt2::State::layer_backward(int64_t l, GradientVisitor& visitor) {
   target.select(2, 1).copy_(dk.transpose(1, 2));
   target.select(2, 2).copy_(dv.transpose(1, 2));
   visitor.linear({a.normed1, g.qkv, offset(2), false}, offset(3));
-  at::mm_out(scratch, g.qkv, w.qkv.t());
+  kernels::multiply(g.qkv, w.qkv.t(), scratch);
   visitor.layer_norm(scratch, a.x, a.mean1, a.rstd1, offset(0), offset(1));
   kernels::layer_norm_input_gradient(scratch, a.x, w.ln1_gain, a.mean1, a.rstd1, true, residual_gradient);
   DPFA_CHECK(n == residual_gradient.size(0));
@@ -236,7 +237,7 @@ void Gpt2::forward(const Batch& batch, const Dropout* dropout, bool for_backward
     s.layer_forward(l, l + 1 < s.shape.layers ? s.layers[l + 1].x : s.final_x);
   kernels::layer_norm(s.final_x, s.weights.final_gain, s.weights.final_shift, kLayerNormEpsilon, s.final_normed,
                       s.final_mean, s.final_rstd);
-  at::mm_out(s.logits, s.final_normed, s.weights.head.t());
+  kernels::multiply(s.final_normed, s.weights.head.t(), s.logits);
   for (int64_t i = 0; i < batch.examples * batch.tokens; ++i)
     s.row_weights[i] = batch.loss_weights[i / batch.tokens];
   if (for_backward)
@@ -252,7 +253,7 @@ void Gpt2::backward(std::span<const int64_t> input_ids, bool keep_gradients, Gra
   s.make_gradients(keep_gradients);
   const int64_t head_offset = s.shape.tied_head ? s.parameters[0].offset : s.parameters.back().offset;
   visitor.linear({s.final_normed, s.logits, head_offset, true}, std::nullopt);
-  at::mm_out(s.scratch, s.logits, s.weights.head);
+  kernels::multiply(s.logits, s.weights.head, s.scratch);
   const size_t final_norm = 2 + 12 * static_cast<size_t>(s.shape.layers);
   visitor.layer_norm(s.scratch, s.final_x, s.final_mean, s.final_rstd, s.parameters[final_norm].offset,
                      s.parameters[final_norm + 1].offset);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/gemm.h"
 #include "kernels/reducers.h"
 #include "src/model/gpt2.h"
 
@@ -41,14 +42,11 @@ class BatchGradient final : public GradientVisitor {
   void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
     const int64_t rows = record.rows(), columns = record.columns();
     at::Tensor target = gradient_.narrow(0, record.offset, rows * columns).view({rows, columns});
-    const at::Tensor left = record.row_operand().t(), &right = record.column_operand();
-    if (record.input.scalar_type() != at::kFloat) {
-      add(target, at::mm(left, right));
-    } else if (overwrite_) {
-      at::mm_out(target, left, right);
-    } else {
-      target.addmm_(left, right);
-    }
+    const at::Tensor &left = record.row_operand(), &right = record.column_operand();
+    if (record.input.scalar_type() == at::kFloat)
+      kernels::multiply_transposed(left, right, !overwrite_, target);
+    else
+      add(target, at::mm(left.t(), right));
     if (bias_offset) add_vector(kernels::bias_gradient(record.output_gradient, 1), *bias_offset);
   }
   void layer_norm(const at::Tensor& g, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,

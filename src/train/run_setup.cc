@@ -1,6 +1,7 @@
 #include "src/train/run_setup.h"
 
 #include <ATen/Parallel.h>
+#include <malloc.h>
 #include <omp.h>
 #include <sched.h>
 #include <sodium.h>
@@ -244,6 +245,13 @@ int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
 }
 
 }  // namespace
+
+void keep_freed_memory() {
+  // glibc takes no larger threshold than half its largest heap segment; without one, every block above 128 KiB would
+  // be mapped, cleared and unmapped anew.
+  constexpr int kLargestThreshold = 32 << 20;
+  DPFA_CHECK(mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1);
+}
 
 void set_threads(int64_t configured, int local_size) {
   int64_t threads = configured;
