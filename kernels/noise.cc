@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "src/base/check.h"
 #include "src/base/plant.h"
@@ -60,22 +59,15 @@ void add_noise_to(const StreamKey& key, uint64_t step, uint64_t first_index, con
   DPFA_CHECK(std::isfinite(scale) && scale > 0, "scale ", scale);
   if (DPFA_PLANT("noise_reuse_across_steps")) step = 0;
   const Scaling scaling = {spec.stddev_in_grid_units, scale, DPFA_PLANT("fp32_noise_add")};
-  const int64_t chunks = static_cast<int64_t>((sum.size() + kChunk - 1) / kChunk);
-#pragma omp parallel for schedule(static)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const size_t begin = static_cast<size_t>(chunk) * kChunk;
+  for (size_t begin = 0; begin < sum.size(); begin += kChunk) {
     const size_t count = std::min(kChunk, sum.size() - begin);
     alignas(64) double normals[kChunk];
-    // The sum may be the memory that receives the floats: it is read here, and not again after the first
-    // write.
-    alignas(64) Int terms[kChunk];
-    std::memcpy(terms, sum.data() + begin, count * sizeof(Int));
     if (scaling.stddev == 0) {
       std::fill_n(normals, count, 0.0);
     } else {
       fill_normals(key, step, first_index + begin, spec.generator, {normals, count});
     }
-    release_chunk<Int>(scaling, terms, normals, count, out.data() + begin);
+    release_chunk<Int>(scaling, sum.data() + begin, normals, count, out.data() + begin);
   }
 }
 

@@ -38,9 +38,6 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   sum.clamp(communicator_.size());
   communicator_.all_reduce_sum(sum.sum_.span());
 
-  FlatBuffer<int32_t> memory = std::move(sum.sum_);
-  const std::span<const int32_t> integers = memory.span();
-  const std::span<float> floats(reinterpret_cast<float*>(memory.data()), integers.size());
   kernels::NoiseSpec spec{
       .stddev_in_grid_units = plan_.noise_stddev() / plan_.grid(),
       .generator = plan_.generator() == "philox" ? Generator::kPhilox : Generator::kChaCha20};
@@ -49,9 +46,7 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   if (DPFA_PLANT("noise_per_microbatch"))
     spec.stddev_in_grid_units *= std::sqrt(std::max<double>(1, static_cast<double>(sum.reservations_)));
   if (DPFA_PLANT("realised_batch_normaliser")) divisor = std::max<double>(1, static_cast<double>(sum.since_flush_));
-  kernels::add_noise(noise_key_, static_cast<uint64_t>(draw), /*first_index=*/0, spec, plan_.grid() / divisor,
-                     integers, floats);
-  return NoisyGradient(std::move(memory));
+  return NoisyGradient(std::move(sum.sum_), {noise_key_, static_cast<uint64_t>(draw), spec, plan_.grid() / divisor});
 }
 
 }  // namespace dpfa::privacy

@@ -10,7 +10,7 @@ namespace dpfa::train {
 class BaselineGradient {
  public:
   explicit BaselineGradient(int64_t parameters) : memory_(parameters) {}
-  std::span<const float> values() const { return memory_.span(); }
+  int64_t size() const { return memory_.size(); }
   std::span<float> sum() { return memory_.span(); }
 
  private:

@@ -28,8 +28,8 @@ class Optimizer {
  public:
   Optimizer(const plan::OptimizerConfig& config, const std::vector<model::ParameterInfo>& parameters);
 
-  // Updates `weights` (P) and, where not empty, their bf16 copy.
-  void apply(const Gradient& gradient, double rate, std::span<float> weights, std::span<uint16_t> bf16_weights);
+  // Updates `weights` (P) and, where not empty, their bf16 copy. Uses the gradient up: see NoisyGradient::take.
+  void apply(Gradient& gradient, double rate, std::span<float> weights, std::span<uint16_t> bf16_weights);
   OptimizerState& state() { return state_; }
   const OptimizerState& state() const { return state_; }
 

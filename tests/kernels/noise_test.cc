@@ -1,10 +1,7 @@
 #include "kernels/noise.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
-
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -43,12 +40,6 @@ std::vector<int32_t> some_sums(size_t count) {
   for (size_t i = 0; i < count; ++i) sum[i] = static_cast<int32_t>(i * 2654435761u) >> 8;
   return sum;
 }
-
-class ThreadCount : public ::testing::Test {
- protected:
-  void TearDown() override { omp_set_num_threads(threads_); }
-  const int threads_ = omp_get_max_threads();
-};
 
 TEST(Noise, IsTheRoundedNormalOfKeyStepAndIndexAddedAsAnInteger) {
   const std::vector<int32_t> sum = some_sums(5000);
@@ -114,16 +105,6 @@ TEST(Noise, CommutesWithAddingAnInteger) {
   }
 }
 
-TEST_F(ThreadCount, DoesNotChangeABit) {
-  const std::vector<int32_t> sum = some_sums(100003);
-  omp_set_num_threads(1);
-  const std::vector<float> expected = noisy<int32_t>({}, sum);
-  for (const int threads : {2, 3, 8}) {
-    omp_set_num_threads(threads);
-    EXPECT_EQ(noisy<int32_t>({}, sum), expected) << threads;
-  }
-}
-
 TEST(Noise, DoesNotDependOnShards) {
   const std::vector<int32_t> sum = some_sums(10007);
   const std::vector<float> expected = noisy<int32_t>({}, sum);
@@ -144,15 +125,6 @@ TEST(Noise, HasTheSameBitsOnEveryInstructionSet) {
     EXPECT_EQ(noisy<int32_t>({}, sum), expected) << to_string(path);
   }
   set_cpu_path(available_cpu_paths().back());
-}
-
-TEST(Noise, MayReplaceTheSumInItsOwnMemory) {
-  const std::vector<int32_t> sum = some_sums(10001);
-  const std::vector<float> expected = noisy<int32_t>({}, sum);
-  std::vector<int32_t> memory = sum;
-  std::span<float> out(reinterpret_cast<float*>(memory.data()), memory.size());
-  add_noise(key_of(1), 1, 0, Release().spec, 1, std::span<const int32_t>(memory), out);
-  EXPECT_EQ(std::memcmp(memory.data(), expected.data(), expected.size() * sizeof(float)), 0);
 }
 
 // The correlation of two noise vectors as a standard normal under independence.
