@@ -82,7 +82,8 @@ void run(T* logits, int64_t vocab, std::span<const int64_t> targets, std::span<c
       const Sum m = largest(work.data(), vocab);
       const Sum target = work[targets[i]];
       const Sum sum = exponentiate(work.data(), vocab, m);
-      losses[i] = weights[i] * (std::log(static_cast<double>(sum)) + static_cast<double>(m) - static_cast<double>(target));
+      losses[i] = weights[i] *
+                  (std::log(static_cast<double>(sum)) + static_cast<double>(m) - static_cast<double>(target));
       if constexpr (kGradient) {
         const Sum scale = static_cast<Sum>(weights[i]) / sum;
 #pragma omp simd
@@ -96,16 +97,16 @@ void run(T* logits, int64_t vocab, std::span<const int64_t> targets, std::span<c
 
 }  // namespace
 
-void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets, std::span<const double> weights,
-                            std::span<double> losses) {
+void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets,
+                            std::span<const double> weights, std::span<double> losses) {
   DPFA_CHECK(logits.is_contiguous() && logits.size(0) == static_cast<int64_t>(targets.size()));
   with_compute_type(logits.scalar_type(), [&]<typename T>() {
     run<T, true>(logits.data_ptr<T>(), logits.size(1), targets, weights, losses);
   });
 }
 
-void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets, std::span<const double> weights,
-                   std::span<double> losses) {
+void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets,
+                   std::span<const double> weights, std::span<double> losses) {
   DPFA_CHECK(logits.is_contiguous() && logits.size(0) == static_cast<int64_t>(targets.size()));
   with_compute_type(logits.scalar_type(), [&]<typename T>() {
     run<T, false>(const_cast<T*>(logits.const_data_ptr<T>()), logits.size(1), targets, weights, losses);

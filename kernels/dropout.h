@@ -1,5 +1,5 @@
-// Inverted dropout whose mask is a function of (key, step, record, site, position in the example) alone: not of
-// the microbatch, the slot or the rank. Philox: a mask is no privacy mechanism.
+// Inverted dropout whose mask is a function of (key, step, record, site, position in the example) alone: not
+// of the microbatch, the slot or the rank. Philox: a mask is no privacy mechanism.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -12,7 +12,7 @@
 namespace dpfa::kernels {
 
 struct DropoutSite {
-  double rate;                       // in [0, 1)
+  double rate;  // in [0, 1)
   StreamKey key;
   int64_t step;
   int64_t site;                      // number of the place in the model

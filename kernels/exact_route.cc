@@ -1,8 +1,9 @@
 // The exact route: what is measured is what is added.
 //
-// Panels of one example's gradient are formed into a reused flat buffer and squared while they are hot. The clip
-// factor is known only after the last panel, so each panel is added to the sink one example later, just before the
-// next example's product overwrites it: one read of the buffer instead of two, and no barrier between layers.
+// Panels of one example's gradient are formed into a reused flat buffer and squared while they are hot. The
+// clip factor is known only after the last panel, so each panel is added to the sink one example later, just
+// before the next example's product overwrites it: one read of the buffer instead of two, and no barrier
+// between layers.
 #include <c10/core/InferenceMode.h>
 
 #include <cmath>
@@ -24,9 +25,8 @@ class ExactRoute final : public NormRoute {
  public:
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
-    with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
-      run<T>(records, selected, max_grad_norm, sink, outcomes);
-    });
+    with_compute_type(records.linears.front().input.scalar_type(),
+                      [&]<typename T>() { run<T>(records, selected, max_grad_norm, sink, outcomes); });
   }
 
  private:
@@ -71,15 +71,16 @@ class ExactRoute final : public NormRoute {
     }
     if (pending_factor == 0) return;
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
-    for (int64_t j = 0; j < count; ++j)
-      add_panel(records, panels[j], values(j), pending_factor, sink);
+    for (int64_t j = 0; j < count; ++j) add_panel(records, panels[j], values(j), pending_factor, sink);
   }
 
   // The planted mistake of libraries that add the two squared norms of a shared table.
   template <typename T>
-  static double norm_squared_without_cross_term(const GradientRecords& records, const std::vector<Panel>& panels,
-                                                int64_t b, const ScatteredRows<T>& rows) {
-    double total = small_parts_norm_squared<T>(records, b, rows) + sum_of_squares(std::span<const T>(rows.rows));
+  static double norm_squared_without_cross_term(const GradientRecords& records,
+                                                const std::vector<Panel>& panels, int64_t b,
+                                                const ScatteredRows<T>& rows) {
+    double total =
+        small_parts_norm_squared<T>(records, b, rows) + sum_of_squares(std::span<const T>(rows.rows));
     std::vector<T> scratch;
     for (const Panel& panel : panels) {
       scratch.resize(panel.elements());

@@ -22,7 +22,8 @@ constexpr int64_t kPanelRowMultiple = 16;
 // The rows and columns of a panel of a (rows, columns) matrix.
 std::pair<int64_t, int64_t> panel_shape(at::ScalarType compute, int64_t columns) {
   if (compute != at::kFloat)
-    return {std::max(kPanelRowMultiple, kPanelElements / columns / kPanelRowMultiple * kPanelRowMultiple), columns};
+    return {std::max(kPanelRowMultiple, kPanelElements / columns / kPanelRowMultiple * kPanelRowMultiple),
+            columns};
   const int64_t parts = (columns + kTileColumns - 1) / kTileColumns;
   return {kTileRows, (columns + parts - 1) / parts};
 }
@@ -100,7 +101,8 @@ void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t 
   const at::Tensor &left = linear.row_operand(), &right = linear.column_operand();
   if constexpr (std::is_same_v<T, float>) {
     multiply_transposed_tile(panel.rows, panel.columns, tokens,
-                             left.const_data_ptr<T>() + example * tokens * linear.rows() + panel.row, linear.rows(),
+                             left.const_data_ptr<T>() + example * tokens * linear.rows() + panel.row,
+                             linear.rows(),
                              right.const_data_ptr<T>() + example * tokens * linear.columns() + panel.column,
                              linear.columns(), /*accumulate=*/false, out, panel.columns);
   } else {
@@ -129,7 +131,8 @@ double sum_of_squares(std::span<const double> v) {
 }
 
 template <typename T>
-double small_parts_norm_squared(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows) {
+double small_parts_norm_squared(const GradientRecords& records, int64_t example,
+                                const ScatteredRows<T>& rows) {
   using Sum = typename blas::SumOf<T>::type;
   double sum = 0;
   for (const auto& vector : records.vectors) {
@@ -139,16 +142,16 @@ double small_parts_norm_squared(const GradientRecords& records, int64_t example,
   if (records.embedding) {
     const auto& embedding = *records.embedding;
     const int64_t count = records.tokens * embedding.row_gradient.size(1);
-    sum += sum_of_squares(std::span<const T>(
-        embedding.row_gradient.const_data_ptr<T>() + example * count, static_cast<size_t>(count)));
+    sum += sum_of_squares(std::span<const T>(embedding.row_gradient.const_data_ptr<T>() + example * count,
+                                             static_cast<size_t>(count)));
     if (!embedding.tied_head) sum += sum_of_squares(std::span<const T>(rows.rows));
   }
   return sum;
 }
 
 template <typename T>
-void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows, double factor,
-                     ContributionSink& sink) {
+void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows,
+                     double factor, ContributionSink& sink) {
   using Sum = typename blas::SumOf<T>::type;
   for (const auto& vector : records.vectors) sink.add(vector.offset, vector_of<Sum>(vector, example), factor);
   if (!records.embedding) return;
@@ -164,11 +167,12 @@ void add_small_parts(const GradientRecords& records, int64_t example, const Scat
              std::span<const T>(rows.rows.data() + u * width, static_cast<size_t>(width)), factor);
 }
 
-#define DPFA_INSTANTIATE(T)                                                                                  \
-  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t);                                \
-  template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const ScatteredRows<T>*, T*); \
-  template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&);     \
-  template void add_small_parts<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&, double,         \
+#define DPFA_INSTANTIATE(T)                                                                               \
+  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t);                             \
+  template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const ScatteredRows<T>*, \
+                                  T*);                                                                    \
+  template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&);  \
+  template void add_small_parts<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&, double,      \
                                    ContributionSink&);
 DPFA_INSTANTIATE(float)
 DPFA_INSTANTIATE(c10::BFloat16)

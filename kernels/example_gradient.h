@@ -13,7 +13,8 @@
 namespace dpfa::kernels {
 
 // Rows [row, row + rows) and columns [column, column + columns) of the matrix of linears[linear]: the unit of
-// parallel work. The split depends on the shapes and the compute type alone, hence so does every order of summation.
+// parallel work. The split depends on the shapes and the compute type alone, hence so does every order of
+// summation.
 struct Panel {
   size_t linear;
   int64_t row, rows;
@@ -23,7 +24,8 @@ struct Panel {
 };
 std::vector<Panel> split_into_panels(const GradientRecords& records);
 
-// Adds factor x values (panel.rows, panel.columns) to the sink where the panel lies in the flat parameter vector.
+// Adds factor x values (panel.rows, panel.columns) to the sink where the panel lies in the flat parameter
+// vector.
 template <typename T>
 void add_panel(const GradientRecords& records, const Panel& panel, std::span<const T> values, double factor,
                ContributionSink& sink) {
@@ -44,8 +46,8 @@ struct ScatteredRows {
 template <typename T>
 ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example);
 
-// out (panel.rows, panel.columns), compute type T: the panel of example b's gradient, `tied_rows` added where the matrix
-// is a tied token embedding (may be null otherwise).
+// out (panel.rows, panel.columns), compute type T: the panel of example b's gradient, `tied_rows` added where
+// the matrix is a tied token embedding (may be null otherwise).
 template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
                     const ScatteredRows<T>* tied_rows, T* out);
@@ -57,9 +59,10 @@ double sum_of_squares(std::span<const double> values);
 
 // The parts that are small: vector parameters, position rows, and token rows where the embedding is not tied.
 template <typename T>
-double small_parts_norm_squared(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows);
+double small_parts_norm_squared(const GradientRecords& records, int64_t example,
+                                const ScatteredRows<T>& rows);
 template <typename T>
-void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows, double factor,
-                     ContributionSink& sink);
+void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows,
+                     double factor, ContributionSink& sink);
 
 }  // namespace dpfa::kernels

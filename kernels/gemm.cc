@@ -14,14 +14,15 @@
 namespace dpfa::kernels {
 namespace {
 
-// A packed panel of b (kDepth x kColumns) or block of a^T (kRows x kDepth) stays in the second-level cache while the
-// kernel runs over it.
+// A packed panel of b (kDepth x kColumns) or block of a^T (kRows x kDepth) stays in the second-level cache
+// while the kernel runs over it.
 constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 64;
 constexpr int64_t kWideColumns = 128;  // where b is read in place
 constexpr int64_t kDepth = 768;
-constexpr int64_t kSquare = 16;              // rows and columns of a block that is turned at a time: one cache line
-constexpr int64_t kSerialWork = 1 << 20;     // multiply-adds below which one thread is done before others wake up
+constexpr int64_t kSquare = 16;  // rows and columns of a block that is turned at a time: one cache line
+constexpr int64_t kSerialWork =
+    1 << 20;  // multiply-adds below which one thread is done before others wake up
 constexpr int64_t kRowsPerTask = 2 * kRows;  // at least: a task packs its panel of b itself
 
 struct Matrix {
@@ -70,8 +71,9 @@ void pack(const Matrix& b, int64_t row, int64_t rows, int64_t column, int64_t co
 }
 
 // Rows [first, last) of one panel of columns of out.
-void multiply_panel(const float* a, int64_t a_stride, const Matrix& b, int64_t first, int64_t last, int64_t column, int64_t columns,
-                    int64_t depth, const float* bias, float* out, int64_t out_stride) {
+void multiply_panel(const float* a, int64_t a_stride, const Matrix& b, int64_t first, int64_t last,
+                    int64_t column, int64_t columns, int64_t depth, const float* bias, float* out,
+                    int64_t out_stride) {
   float* packed = packing_space();
   if (bias != nullptr)
     for (int64_t i = first; i < last; ++i) std::copy_n(bias + column, columns, out + i * out_stride + column);
@@ -116,8 +118,9 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor& out, const a
   }
 }
 
-void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b,
-                              int64_t b_stride, bool accumulate, float* out, int64_t out_stride) {
+void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride,
+                              const float* b, int64_t b_stride, bool accumulate, float* out,
+                              int64_t out_stride) {
   float* packed = packing_space();
   for (int64_t i = 0; i < m; i += kRows) {
     const int64_t rows = std::min(kRows, m - i);
@@ -126,7 +129,8 @@ void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, i
       pack_transposed(a + t * a_stride + i, a_stride, rows, depth, packed);
       for (int64_t j = 0; j < n; j += kWideColumns)
         at::native::cpublas::brgemm(rows, std::min(kWideColumns, n - j), depth, depth, b_stride, out_stride,
-                                    accumulate || t > 0, packed, b + t * b_stride + j, out + i * out_stride + j);
+                                    accumulate || t > 0, packed, b + t * b_stride + j,
+                                    out + i * out_stride + j);
     }
   }
 }
@@ -142,8 +146,8 @@ void multiply_transposed(const at::Tensor& a, const at::Tensor& b, bool accumula
   float* target = out.data_ptr<float>();
 #pragma omp parallel for schedule(dynamic, 1) if (m * n * k >= kSerialWork)
   for (int64_t i = 0; i < m; i += kRows)
-    multiply_transposed_tile(std::min(kRows, m - i), n, k, left + i, a.stride(0), right, b.stride(0), accumulate,
-                             target + i * out.stride(0), out.stride(0));
+    multiply_transposed_tile(std::min(kRows, m - i), n, k, left + i, a.stride(0), right, b.stride(0),
+                             accumulate, target + i * out.stride(0), out.stride(0));
 }
 
 }  // namespace dpfa::kernels

@@ -1,17 +1,19 @@
 // The gram route: norms without gradients, then one product per example straight into the sink.
 //
 // Forward error. Every Gram entry is a sum of n products formed in chunks of kDepth, each chunk added to the
-// running f32 sum: a term takes part in at most kDepth + n / kDepth + 1 additions, so with u = 2^-24 its entry is
-// off by at most (kDepth + n / kDepth + 2) u |x_t| |x_t'|, whatever order the product uses inside a chunk (Higham,
-// Accuracy and Stability, section 3.1). With S = sum_t |x_t| |g_t| the error of the squared norm is then at most
+// running f32 sum: a term takes part in at most kDepth + n / kDepth + 1 additions, so with u = 2^-24 its
+// entry is off by at most (kDepth + n / kDepth + 2) u |x_t| |x_t'|, whatever order the product uses inside a
+// chunk (Higham, Accuracy and Stability, section 3.1). With S = sum_t |x_t| |g_t| the error of the squared
+// norm is then at most
 //   gamma S^2,  gamma = 1.01 (2 kDepth + d / kDepth + p / kDepth + 4) u
-// (sums of products of entries run in double; 1.01 covers the second-order terms and S being computed in f32).
-// The product that is added has |fl(x^T g) - x^T g| <= 1.01 T u S. The Gram norm N is accepted where
+// (sums of products of entries run in double; 1.01 covers the second-order terms and S being computed in
+// f32). The product that is added has |fl(x^T g) - x^T g| <= 1.01 T u S. The Gram norm N is accepted where
 //   gamma S^2 <= 2^-8 N^2  and  1.01 T u S <= 2^-10 N,
-// so the added gradient has norm <= N (1 + 2^-9 + 2^-10) <= N (1 + kGramSlack); otherwise the norm is measured
-// from the product itself. Products that leave the range of f32 at its small end are lost whatever u says: at most
-// e_x = 2 d 2^-126 per entry of x x^T and e_g = 2 p 2^-126 per entry of g g^T, also where the processor flushes
-// subnormal numbers. They enter S as |x_t| <= (x_t . x_t + e_x)^(1/2), and the squared norm's error as
+// so the added gradient has norm <= N (1 + 2^-9 + 2^-10) <= N (1 + kGramSlack); otherwise the norm is
+// measured from the product itself. Products that leave the range of f32 at its small end are lost whatever u
+// says: at most e_x = 2 d 2^-126 per entry of x x^T and e_g = 2 p 2^-126 per entry of g g^T, also where the
+// processor flushes subnormal numbers. They enter S as |x_t| <= (x_t . x_t + e_x)^(1/2), and the squared
+// norm's error as
 //   e_g (sum_t |x_t|)^2 + e_x (sum_t |g_t|)^2 + T^2 e_x e_g.
 // A tied table's cross term 2 <E, Z^T h> is taken from the rows of the distinct ids, with
 // error at most 2.02 T u |E| S, added to the first condition.
@@ -88,16 +90,15 @@ class GramRoute final : public NormRoute {
  public:
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
-    with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
-      run<T>(records, selected, max_grad_norm, sink, outcomes);
-    });
+    with_compute_type(records.linears.front().input.scalar_type(),
+                      [&]<typename T>() { run<T>(records, selected, max_grad_norm, sink, outcomes); });
   }
 
  private:
   // bf16 operands, f32 sums: the product is not rounded to bf16 here, so the error bound above holds.
   template <typename T>
-  static void product(const GradientRecords& records, const Panel& panel, int64_t b, const ScatteredRows<T>* rows,
-                      SumOf<T>* out) {
+  static void product(const GradientRecords& records, const Panel& panel, int64_t b,
+                      const ScatteredRows<T>* rows, SumOf<T>* out) {
     const auto& linear = records.linears[panel.linear];
     const int64_t tokens = records.tokens, width = linear.columns(), stride = linear.rows();
     const T* left = linear.row_operand().const_data_ptr<T>() + b * tokens * stride + panel.row;
@@ -118,8 +119,8 @@ class GramRoute final : public NormRoute {
 
   // Squared norm of one matrix (a tied table with its scattered rows), from the gradient itself.
   template <typename T>
-  static double direct_norm_squared(const GradientRecords& records, const std::vector<Panel>& panels, size_t linear,
-                                    int64_t b, const ScatteredRows<T>& rows) {
+  static double direct_norm_squared(const GradientRecords& records, const std::vector<Panel>& panels,
+                                    size_t linear, int64_t b, const ScatteredRows<T>& rows) {
     double total = 0;
     std::vector<SumOf<T>> scratch;
     for (const Panel& panel : panels) {
@@ -133,7 +134,8 @@ class GramRoute final : public NormRoute {
 
   // <E, Z^T h> over the rows of the distinct ids.
   template <typename T>
-  static double cross_term(const LinearRecord& head, int64_t b, int64_t tokens, const ScatteredRows<T>& rows) {
+  static double cross_term(const LinearRecord& head, int64_t b, int64_t tokens,
+                           const ScatteredRows<T>& rows) {
     const int64_t width = head.input.size(1), vocab = head.output_gradient.size(1);
     const int64_t ids = static_cast<int64_t>(rows.ids.size());
     const T* z = head.output_gradient.const_data_ptr<T>() + b * tokens * vocab;
@@ -150,15 +152,16 @@ class GramRoute final : public NormRoute {
   }
 
   template <typename T>
-  static double matrix_norm_squared(const GradientRecords& records, const std::vector<Panel>& panels, size_t k,
-                                    int64_t b, const ScatteredRows<T>& rows) {
+  static double matrix_norm_squared(const GradientRecords& records, const std::vector<Panel>& panels,
+                                    size_t k, int64_t b, const ScatteredRows<T>& rows) {
     const auto& linear = records.linears[k];
     const double unit = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24;
-    const double d = static_cast<double>(linear.input.size(1)), p = static_cast<double>(linear.output_gradient.size(1));
+    const double d = static_cast<double>(linear.input.size(1)),
+                 p = static_cast<double>(linear.output_gradient.size(1));
     const GramNorm gram = gram_norm<T>(linear, b, records.tokens);
     double squared = gram.squared;
-    double error = 1.01 * (2 * kDepth + (d + p) / kDepth + 4) * unit * gram.magnitude * gram.magnitude +
-                   gram.underflow;
+    double error =
+        1.01 * (2 * kDepth + (d + p) / kDepth + 4) * unit * gram.magnitude * gram.magnitude + gram.underflow;
     const double product_error = 1.01 * static_cast<double>(records.tokens) * unit * gram.magnitude;
     if (records.embedding && records.embedding->tied_head == k) {
       const double rows_squared = sum_of_squares(std::span<const T>(rows.rows));
@@ -166,7 +169,8 @@ class GramRoute final : public NormRoute {
       if (!DPFA_PLANT("tied_norm_no_cross")) squared += 2 * cross_term<T>(linear, b, records.tokens, rows);
       error += 2 * product_error * std::sqrt(rows_squared);
     }
-    const bool certified = error <= 0x1p-8 * squared && product_error <= 0x1p-10 * std::sqrt(std::max(0.0, squared));
+    const bool certified =
+        error <= 0x1p-8 * squared && product_error <= 0x1p-10 * std::sqrt(std::max(0.0, squared));
     if (certified || DPFA_PLANT("tied_norm_no_cross")) return squared;
     return direct_norm_squared<T>(records, panels, k, b, rows);
   }

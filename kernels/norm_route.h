@@ -4,15 +4,18 @@
 // Guarantee (what sensitivity rests on): the contribution that example b adds has L2 norm at most
 //   max_grad_norm x (1 + slack)   before the sink rounds it,
 // for every input, with slack 0 for the exact route up to double rounding and kGramSlack for the gram route.
-// An example that is not selected, or whose norm is not finite, adds nothing: it is skipped, not multiplied by 0.
-// An example's contribution depends on its own rows of the records alone.
+// An example that is not selected, or whose norm is not finite, adds nothing: it is skipped, not multiplied
+// by 0. An example's contribution depends on its own rows of the records alone.
 //
-//   exact  one example's gradient at a time is materialised in a reused buffer, and its norm is taken in double
+//   exact  one example's gradient at a time is materialised in a reused buffer, and its norm is taken in
+//   double
 //          from those very numbers, whatever cancellation happened in the products before.
-//   gram   norms of x^T g from the Gram matrices of x and g by symmetric tiles (T x T never exists, nor does the
-//          gradient), then one product per example straight into the sink. Where the forward error bound of the
-//          Gram norm is not small the norm is measured directly instead, so kGramSlack holds for every input.
-//          Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv 2110.05679).
+//   gram   norms of x^T g from the Gram matrices of x and g by symmetric tiles (T x T never exists, nor does
+//   the
+//          gradient), then one product per example straight into the sink. Where the forward error bound of
+//          the Gram norm is not small the norm is measured directly instead, so kGramSlack holds for every
+//          input. Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv
+//          2110.05679).
 #pragma once
 
 #include <cstdint>
@@ -36,12 +39,13 @@ class NormRoute {
  public:
   virtual ~NormRoute() = default;
   // selected (B): which examples count (finite loss, at least one target). outcomes (B) is overwritten.
-  virtual void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
-                          ContributionSink& sink, std::span<ExampleOutcome> outcomes) = 0;
+  virtual void accumulate(const GradientRecords& records, std::span<const uint8_t> selected,
+                          double max_grad_norm, ContributionSink& sink,
+                          std::span<ExampleOutcome> outcomes) = 0;
 };
 
-// True norm <= (1 + kGramSlack) x reported norm: 2^-9 from the certified Gram error, 2^-10 from the rounding of
-// the product that is added (gram_route.cc derives both).
+// True norm <= (1 + kGramSlack) x reported norm: 2^-9 from the certified Gram error, 2^-10 from the rounding
+// of the product that is added (gram_route.cc derives both).
 inline constexpr double kGramSlack = 0x1p-8;
 
 std::unique_ptr<NormRoute> make_exact_route();

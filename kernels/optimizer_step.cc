@@ -72,7 +72,8 @@ void check_sizes(std::span<const DecayRange> ranges, size_t parameters, size_t c
              " weights");
 }
 
-// Calls run(begin, end, decays, gradient of begin) for pieces of at most kChunk elements that lie in one range each.
+// Calls run(begin, end, decays, gradient of begin) for pieces of at most kChunk elements that lie in one
+// range each.
 template <typename Run>
 void for_each_piece(std::span<const DecayRange> ranges, int64_t parameters, const GradientChunk& gradient,
                     const Run& run) {
@@ -123,8 +124,8 @@ void adamw_step(const AdamwStep& step, std::span<const DecayRange> ranges, const
   const AdamwConstants decaying = constants(true), plain = constants(false);
   const int64_t count = static_cast<int64_t>(weights.size());
   for_each_piece(ranges, count, gradient, [&](int64_t begin, int64_t end, bool decays, const float* g) {
-    adamw_run(decays ? decaying : plain, end - begin, g, at(m, begin), at(v, begin),
-              at(weights, begin), at(compute, begin));
+    adamw_run(decays ? decaying : plain, end - begin, g, at(m, begin), at(v, begin), at(weights, begin),
+              at(compute, begin));
   });
 }
 
@@ -140,8 +141,7 @@ void sgd_step(const SgdStep& step, std::span<const DecayRange> ranges, const Gra
   const SgdConstants decaying = constants(true), plain = constants(false);
   const int64_t count = static_cast<int64_t>(weights.size());
   for_each_piece(ranges, count, gradient, [&](int64_t begin, int64_t end, bool decays, const float* g) {
-    sgd_run(decays ? decaying : plain, end - begin, g, at(v, begin), at(weights, begin),
-            at(compute, begin));
+    sgd_run(decays ? decaying : plain, end - begin, g, at(v, begin), at(weights, begin), at(compute, begin));
   });
 }
 

@@ -27,16 +27,17 @@ struct LinearRecord {
   const at::Tensor& column_operand() const { return output_major ? input : output_gradient; }
 };
 
-// A vector parameter (bias, LayerNorm gain or shift): its gradient of each example, already reduced over tokens.
+// A vector parameter (bias, LayerNorm gain or shift): its gradient of each example, already reduced over
+// tokens.
 struct VectorRecord {
   at::Tensor per_example;  // (B, n), f32 (f64 where the compute type is f64)
   int64_t offset = 0;
 };
 
 // Token and position embeddings: row gradients dx (B*T, C) of the sum of both.
-// Where the output projection is tied, `tied_head` is the index of its LinearRecord, whose matrix is the token
-// embedding itself: example b's gradient is then the dense head part plus the scattered rows, and its norm has a
-// cross term. Otherwise the token embedding's gradient is the scattered rows alone.
+// Where the output projection is tied, `tied_head` is the index of its LinearRecord, whose matrix is the
+// token embedding itself: example b's gradient is then the dense head part plus the scattered rows, and its
+// norm has a cross term. Otherwise the token embedding's gradient is the scattered rows alone.
 struct EmbeddingRecord {
   std::span<const int64_t> ids;  // (B, T)
   at::Tensor row_gradient;       // dx (B*T, C), compute type

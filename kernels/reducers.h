@@ -1,7 +1,7 @@
 // Per-example reductions over tokens: the gradients of bias and LayerNorm vectors.
 //
-// x, g (B*T, n) in the compute type; results (B, n) in f32 (f64 for f64), summed over the T rows of one example in
-// order, in double, so an example's result does not depend on the others or on the thread count.
+// x, g (B*T, n) in the compute type; results (B, n) in f32 (f64 for f64), summed over the T rows of one
+// example in order, in double, so an example's result does not depend on the others or on the thread count.
 #pragma once
 
 #include <ATen/ATen.h>

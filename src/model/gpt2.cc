@@ -118,8 +118,8 @@ void Gpt2::State::drop(int64_t site, at::Tensor& x) const {
 
 void Gpt2::State::embed(const Batch& batch) {
   const int64_t c = shape.width;
-  const at::Tensor ids = at::from_blob(const_cast<int64_t*>(batch.input_ids.data()),
-                                       {examples * tokens}, at::TensorOptions().dtype(at::kLong));
+  const at::Tensor ids = at::from_blob(const_cast<int64_t*>(batch.input_ids.data()), {examples * tokens},
+                                       at::TensorOptions().dtype(at::kLong));
   at::Tensor& x = shape.layers > 0 ? layers[0].x : final_x;
   at::index_select_out(x, weights.tokens, 0, ids);
   x.view({examples, tokens, c}).add_(weights.positions.narrow(0, 0, tokens));
@@ -134,8 +134,8 @@ void Gpt2::State::layer_forward(int64_t l, at::Tensor& out) {
   kernels::multiply(a.normed1, w.qkv, a.qkv, w.qkv_bias);
   const at::Tensor split = a.qkv.view({examples, tokens, 3, heads, c / heads});
   std::tie(a.attention, a.logsumexp) = at::_scaled_dot_product_flash_attention_for_cpu(
-      split.select(2, 0).transpose(1, 2), split.select(2, 1).transpose(1, 2), split.select(2, 2).transpose(1, 2),
-      0.0, /*is_causal=*/true);
+      split.select(2, 0).transpose(1, 2), split.select(2, 1).transpose(1, 2),
+      split.select(2, 2).transpose(1, 2), 0.0, /*is_causal=*/true);
   a.attention_rows = a.attention.transpose(1, 2).reshape({n, c});
   kernels::multiply(a.attention_rows, w.projection, a.x2, w.projection_bias);
   drop(1 + 2 * l, a.x2);
@@ -201,7 +201,8 @@ void Gpt2::bind(std::span<const float> parameters) {
   s.master = parameters;
   const int64_t size = static_cast<int64_t>(parameters.size());
   if (s.compute == at::kFloat) {
-    s.flat = at::from_blob(const_cast<float*>(parameters.data()), {size}, at::TensorOptions().dtype(at::kFloat));
+    s.flat =
+        at::from_blob(const_cast<float*>(parameters.data()), {size}, at::TensorOptions().dtype(at::kFloat));
   } else {
     s.flat = at::empty({size}, at::TensorOptions().dtype(s.compute));
   }
@@ -235,8 +236,8 @@ void Gpt2::forward(const Batch& batch, const Dropout* dropout, bool for_backward
   s.embed(batch);
   for (int64_t l = 0; l < s.shape.layers; ++l)
     s.layer_forward(l, l + 1 < s.shape.layers ? s.layers[l + 1].x : s.final_x);
-  kernels::layer_norm(s.final_x, s.weights.final_gain, s.weights.final_shift, kLayerNormEpsilon, s.final_normed,
-                      s.final_mean, s.final_rstd);
+  kernels::layer_norm(s.final_x, s.weights.final_gain, s.weights.final_shift, kLayerNormEpsilon,
+                      s.final_normed, s.final_mean, s.final_rstd);
   kernels::multiply(s.final_normed, s.weights.head.t(), s.logits);
   for (int64_t i = 0; i < batch.examples * batch.tokens; ++i)
     s.row_weights[i] = batch.loss_weights[i / batch.tokens];
@@ -257,8 +258,8 @@ void Gpt2::backward(std::span<const int64_t> input_ids, bool keep_gradients, Gra
   const size_t final_norm = 2 + 12 * static_cast<size_t>(s.shape.layers);
   visitor.layer_norm(s.scratch, s.final_x, s.final_mean, s.final_rstd, s.parameters[final_norm].offset,
                      s.parameters[final_norm + 1].offset);
-  kernels::layer_norm_input_gradient(s.scratch, s.final_x, s.weights.final_gain, s.final_mean, s.final_rstd, false,
-                                     s.residual_gradient);
+  kernels::layer_norm_input_gradient(s.scratch, s.final_x, s.weights.final_gain, s.final_mean, s.final_rstd,
+                                     false, s.residual_gradient);
   for (int64_t l = s.shape.layers - 1; l >= 0; --l) s.layer_backward(l, visitor);
   s.drop(0, s.residual_gradient);
   visitor.embedding({input_ids, s.residual_gradient, s.parameters[0].offset, s.parameters[1].offset,

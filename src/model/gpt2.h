@@ -1,8 +1,9 @@
 // GPT-2 with an explicit backward pass that serves per-example gradients.
 //
-// Parameters live in one flat f32 vector in Hugging Face's order, layout and names (Conv1D weights stored (in,
-// out)), so that the optimizer, the clipped sum and checkpoints need no translation. The forward pass returns one
-// loss per example; no layer mixes examples. B examples of T tokens, C width, V vocabulary, N = B*T.
+// Parameters live in one flat f32 vector in Hugging Face's order, layout and names (Conv1D weights stored
+// (in, out)), so that the optimizer, the clipped sum and checkpoints need no translation. The forward pass
+// returns one loss per example; no layer mixes examples. B examples of T tokens, C width, V vocabulary, N =
+// B*T.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -21,11 +22,11 @@
 namespace dpfa::model {
 
 struct ParameterInfo {
-  std::string name;            // Hugging Face's, e.g. "transformer.h.0.attn.c_attn.weight"
+  std::string name;  // Hugging Face's, e.g. "transformer.h.0.attn.c_attn.weight"
   std::vector<int64_t> shape;
   int64_t offset;
   int64_t size;
-  bool decays;                 // weight decay applies to matrices only
+  bool decays;  // weight decay applies to matrices only
 };
 // All trainable parameters in order; their sizes add up to shape.parameter_count(). A tied head has no entry.
 std::vector<ParameterInfo> gpt2_parameters(const plan::Gpt2Shape& shape);
@@ -35,10 +36,10 @@ void initialise_gpt2(const plan::Gpt2Shape& shape, const StreamKey& key, std::sp
 
 struct Batch {
   int64_t examples = 0, tokens = 0;
-  std::span<const int64_t> input_ids;   // (B, T)
-  std::span<const int64_t> targets;     // (B, T), negative where a position has none
-  std::span<const double> loss_weights; // (B): weight of each target's cross-entropy in the example's loss
-  std::span<const int64_t> records;     // (B): record id, keys the dropout masks
+  std::span<const int64_t> input_ids;    // (B, T)
+  std::span<const int64_t> targets;      // (B, T), negative where a position has none
+  std::span<const double> loss_weights;  // (B): weight of each target's cross-entropy in the example's loss
+  std::span<const int64_t> records;      // (B): record id, keys the dropout masks
 };
 
 // Masks of the embedding and residual sites: a function of (key, step, record, site, position) alone.
@@ -48,8 +49,8 @@ struct Dropout {
   int64_t step = 0;
 };
 
-// Receives each parameter's ingredients as the backward pass produces them, last layer first. Tensors given to a
-// visitor that keeps them stay valid until the next forward pass.
+// Receives each parameter's ingredients as the backward pass produces them, last layer first. Tensors given
+// to a visitor that keeps them stay valid until the next forward pass.
 class GradientVisitor {
  public:
   virtual ~GradientVisitor() = default;
@@ -76,8 +77,9 @@ class Gpt2 {
   // losses (B): the weighted sum of each example's target cross-entropies. With `for_backward` the logits are
   // replaced by their gradient and activations are kept.
   void forward(const Batch& batch, const Dropout* dropout, bool for_backward, std::span<double> losses);
-  // After forward(for_backward = true) on a batch that is not empty, whose input ids these are. keep_gradients:
-  // every layer's output gradients get buffers of their own, so that records stay valid until the next pass.
+  // After forward(for_backward = true) on a batch that is not empty, whose input ids these are.
+  // keep_gradients: every layer's output gradients get buffers of their own, so that records stay valid until
+  // the next pass.
   void backward(std::span<const int64_t> input_ids, bool keep_gradients, GradientVisitor& visitor);
 
   // Logits (V) of the token that follows `ids` (1 to positions of them).
@@ -91,8 +93,8 @@ class Gpt2 {
 // The visitor of the per-example routes: keeps everything.
 kernels::GradientRecords collect_records(Gpt2& model, const Batch& batch);
 
-// The visitor of runs without privacy: adds (or with `overwrite` writes) the gradient of the sum of the batch's
-// losses to `gradient` (P).
+// The visitor of runs without privacy: adds (or with `overwrite` writes) the gradient of the sum of the
+// batch's losses to `gradient` (P).
 void add_batch_gradient(Gpt2& model, const Batch& batch, bool overwrite, std::span<float> gradient);
 
 }  // namespace dpfa::model

@@ -19,7 +19,8 @@ class RecordCollector final : public GradientVisitor {
   void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
     records.linears.push_back(record);
     if (bias_offset)
-      records.vectors.push_back({kernels::bias_gradient(record.output_gradient, records.examples), *bias_offset});
+      records.vectors.push_back(
+          {kernels::bias_gradient(record.output_gradient, records.examples), *bias_offset});
   }
   void layer_norm(const at::Tensor& g, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                   int64_t gain_offset, int64_t shift_offset) override {
@@ -35,7 +36,9 @@ class RecordCollector final : public GradientVisitor {
 class BatchGradient final : public GradientVisitor {
  public:
   BatchGradient(bool overwrite, std::span<float> gradient, int64_t tokens, const plan::Gpt2Shape& shape)
-      : overwrite_(overwrite), tokens_(tokens), shape_(shape),
+      : overwrite_(overwrite),
+        tokens_(tokens),
+        shape_(shape),
         gradient_(at::from_blob(gradient.data(), {static_cast<int64_t>(gradient.size())},
                                 at::TensorOptions().dtype(at::kFloat))) {}
 

@@ -33,22 +33,28 @@ void fill_made_up(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_re
   for (int64_t b = 0; b < slots; ++b) {
     out.records[b] = first_record + b;
     for (int64_t t = 0; t < tokens; ++t) {
-      const auto id = [&](int64_t at) { return (at * 7919 + (first_record + b) * 104729 + at * at * 31) % vocab; };
+      const auto id = [&](int64_t at) {
+        return (at * 7919 + (first_record + b) * 104729 + at * at * 31) % vocab;
+      };
       out.input_ids[b * tokens + t] = id(t);
       out.targets[b * tokens + t] = id(t + 1);
     }
   }
 }
 
-// Compares contributions without keeping them: the sum, modulo 2^64, of a mix of each element's index, value bits and
-// factor bits. Equal contributions have equal sums in any order; a single changed bit changes it.
+// Compares contributions without keeping them: the sum, modulo 2^64, of a mix of each element's index, value
+// bits and factor bits. Equal contributions have equal sums in any order; a single changed bit changes it.
 class FingerprintSink final : public kernels::ContributionSink {
  public:
-  void add(int64_t offset, std::span<const float> values, double factor) override { take(offset, values, factor); }
+  void add(int64_t offset, std::span<const float> values, double factor) override {
+    take(offset, values, factor);
+  }
   void add(int64_t offset, std::span<const c10::BFloat16> values, double factor) override {
     take(offset, values, factor);
   }
-  void add(int64_t offset, std::span<const double> values, double factor) override { take(offset, values, factor); }
+  void add(int64_t offset, std::span<const double> values, double factor) override {
+    take(offset, values, factor);
+  }
   uint64_t fingerprint() const { return sum_.load(); }
 
  private:
@@ -82,12 +88,13 @@ std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::
 }
 
 model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights) {
-  return {microbatch.slots, microbatch.tokens, microbatch.input_ids, microbatch.targets, weights,
-          microbatch.records};
+  return {microbatch.slots,   microbatch.tokens, microbatch.input_ids,
+          microbatch.targets, weights,           microbatch.records};
 }
 
 Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model)
-    : plan_(plan), model_(model),
+    : plan_(plan),
+      model_(model),
       route_(plan.numerics() == "exact" ? kernels::make_exact_route() : kernels::make_gram_route()) {}
 
 Clipper::~Clipper() = default;
@@ -120,9 +127,11 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microb
       selected[b] = microbatch.records[b] >= 0 && microbatch.target_counts[b] > 0 &&
                     (std::isfinite(losses[b]) || DPFA_PLANT("zero_times_nan"));
     if (DPFA_PLANT("clip_after_mean"))
-      add_clipped_mean(model_, batch, std::count(selected.begin(), selected.end(), 1), plan_.max_grad_norm(), sink);
+      add_clipped_mean(model_, batch, std::count(selected.begin(), selected.end(), 1), plan_.max_grad_norm(),
+                       sink);
     else
-      route_->accumulate(model::collect_records(model_, batch), selected, plan_.max_grad_norm(), sink, outcomes);
+      route_->accumulate(model::collect_records(model_, batch), selected, plan_.max_grad_norm(), sink,
+                         outcomes);
   }
   if (losses_out != nullptr) *losses_out = std::move(losses);
   return outcomes;
@@ -135,8 +144,8 @@ bool Clipper::self_test(int64_t slots, int64_t context) {
     accumulate_into(microbatch, nullptr, sink);
     return sink.fingerprint();
   };
-  // Every slot at once: a full microbatch must give what its examples give one at a time; then a lone example in the
-  // last slot must give what it gives alone.
+  // Every slot at once: a full microbatch must give what its examples give one at a time; then a lone example
+  // in the last slot must give what it gives alone.
   data::Microbatch together, alone;
   fill_made_up(slots, context, model_.shape().vocab, 1, together);
   uint64_t expected = 0, last = 0;

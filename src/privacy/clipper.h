@@ -1,12 +1,12 @@
 // Forward, backward, per-example norms and clipping of a microbatch, added to a ClippedSum.
 //
-// Guarantee (add or remove one record): inserting a record anywhere in the draw changes the integer sum by at most
-// the plan's sensitivity in L2 norm. It holds because each example's contribution is bounded by what was measured
-// and depends on no other example: where examples share a pass, self_test() has shown for the run's shapes that an
-// example's bits depend neither on its slot nor on its neighbours (numerics = exact).
+// Guarantee (add or remove one record): inserting a record anywhere in the draw changes the integer sum by at
+// most the plan's sensitivity in L2 norm. It holds because each example's contribution is bounded by what was
+// measured and depends on no other example: where examples share a pass, self_test() has shown for the run's
+// shapes that an example's bits depend neither on its slot nor on its neighbours (numerics = exact).
 //
-// Edge cases: an empty slot, a record without targets, and a record whose loss or norm is not finite contribute
-// nothing. None of these is counted, logged or an error: they are private.
+// Edge cases: an empty slot, a record without targets, and a record whose loss or norm is not finite
+// contribute nothing. None of these is counted, logged or an error: they are private.
 #pragma once
 
 #include <cstdint>

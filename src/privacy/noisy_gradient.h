@@ -1,9 +1,10 @@
-// What a release gives: a differentially private gradient, the only gradient that the optimizer of a private run
-// accepts. Only the Privatizer makes one. (P) f32, already divided by the public divisor; the same bits on all ranks.
+// What a release gives: a differentially private gradient, the only gradient that the optimizer of a private
+// run accepts. Only the Privatizer makes one. (P) f32, already divided by the public divisor; the same bits
+// on all ranks.
 //
-// The noise of an element depends on its index alone, so it is made when the element is read: the optimizer takes
-// chunk after chunk through its cache, and the memory is left zero for the next step's sum. Nothing gives out the
-// sum behind it.
+// The noise of an element depends on its index alone, so it is made when the element is read: the optimizer
+// takes chunk after chunk through its cache, and the memory is left zero for the next step's sum. Nothing
+// gives out the sum behind it.
 #pragma once
 
 #include <cstdint>

@@ -11,9 +11,12 @@
 
 namespace dpfa::privacy {
 
-Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator, accounting::Ledger& ledger,
-                       const StreamKey& noise_key)
-    : plan_(plan), communicator_(communicator), ledger_(ledger), noise_key_(noise_key),
+Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
+                       accounting::Ledger& ledger, const StreamKey& noise_key)
+    : plan_(plan),
+      communicator_(communicator),
+      ledger_(ledger),
+      noise_key_(noise_key),
       allowed_charges_(plan.allowed_charges()) {
   DPFA_CHECK(plan.is_private());
 }
@@ -33,7 +36,8 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   charge(step, draw);
   if (DPFA_PLANT("accountant_microbatch_steps"))
     for (int64_t k = 1; k < sum.reservations_; ++k) charge(step, next_draw());
-  agree(communicator_, {.step = step, .draw = draw, .plan_digest = plan_.digest(), .ledger_digest = ledger_.digest()});
+  agree(communicator_,
+        {.step = step, .draw = draw, .plan_digest = plan_.digest(), .ledger_digest = ledger_.digest()});
 
   sum.clamp(communicator_.size());
   communicator_.all_reduce_sum(sum.sum_.span());
@@ -45,8 +49,10 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   if (DPFA_PLANT("noise_div_B_twice")) spec.stddev_in_grid_units /= divisor;
   if (DPFA_PLANT("noise_per_microbatch"))
     spec.stddev_in_grid_units *= std::sqrt(std::max<double>(1, static_cast<double>(sum.reservations_)));
-  if (DPFA_PLANT("realised_batch_normaliser")) divisor = std::max<double>(1, static_cast<double>(sum.since_flush_));
-  return NoisyGradient(std::move(sum.sum_), {noise_key_, static_cast<uint64_t>(draw), spec, plan_.grid() / divisor});
+  if (DPFA_PLANT("realised_batch_normaliser"))
+    divisor = std::max<double>(1, static_cast<double>(sum.since_flush_));
+  return NoisyGradient(std::move(sum.sum_),
+                       {noise_key_, static_cast<uint64_t>(draw), spec, plan_.grid() / divisor});
 }
 
 }  // namespace dpfa::privacy

@@ -1,4 +1,5 @@
-// The gradient of a run without privacy: a type of its own, so that the optimizer of a private run cannot take it.
+// The gradient of a run without privacy: a type of its own, so that the optimizer of a private run cannot
+// take it.
 #pragma once
 
 #include <span>

@@ -22,7 +22,9 @@ std::vector<kernels::DecayRange> decay_ranges(const std::vector<model::Parameter
   return ranges;
 }
 
-void check_unused(const privacy::NoisyGradient& gradient) { DPFA_CHECK(!gradient.any_taken(), "applied twice"); }
+void check_unused(const privacy::NoisyGradient& gradient) {
+  DPFA_CHECK(!gradient.any_taken(), "applied twice");
+}
 void check_unused(const BaselineGradient&) {}
 
 const float* chunk_of(privacy::NoisyGradient& gradient, int64_t begin, std::span<float> scratch) {
@@ -69,8 +71,8 @@ void Optimizer<Gradient>::apply(Gradient& gradient, double rate, std::span<float
     return chunk_of(gradient, begin, scratch);
   };
   if (config_.name == "adamw") {
-    const kernels::AdamwStep step{rate,           config_.beta1,        config_.beta2,
-                                  config_.epsilon, config_.weight_decay, state_.updates};
+    const kernels::AdamwStep step{
+        rate, config_.beta1, config_.beta2, config_.epsilon, config_.weight_decay, state_.updates};
     kernels::adamw_step(step, ranges_, chunk, state_.first.span(), state_.second.span(), weights,
                         bf16_weights);
   } else {

@@ -247,8 +247,8 @@ int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
 }  // namespace
 
 void keep_freed_memory() {
-  // glibc takes no larger threshold than half its largest heap segment; without one, every block above 128 KiB would
-  // be mapped, cleared and unmapped anew.
+  // glibc takes no larger threshold than half its largest heap segment; without one, every block above 128
+  // KiB would be mapped, cleared and unmapped anew.
   constexpr int kLargestThreshold = 32 << 20;
   DPFA_CHECK(mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1);
 }

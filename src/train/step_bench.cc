@@ -53,11 +53,16 @@ double seconds_of(const std::function<void()>& work) {
 
 struct StepBench::State {
   explicit State(const StepBenchSpec& bench)
-      : spec(bench), plan(made_up_plan(bench)), microbatch(made_up(bench)),
+      : spec(bench),
+        plan(made_up_plan(bench)),
+        microbatch(made_up(bench)),
         model(bench.shape, bench.compute == "bf16" ? at::kBFloat16 : at::kFloat),
-        weights(bench.shape.parameter_count()), communicator(comm::make_self_communicator()),
-        ledger(accounting::Ledger::in_memory(
-            {{"plan", plan.to_json()}, {"plan_digest", plan.digest()}, {"private", true}, {"stamps", {"benchmark"}}})),
+        weights(bench.shape.parameter_count()),
+        communicator(comm::make_self_communicator()),
+        ledger(accounting::Ledger::in_memory({{"plan", plan.to_json()},
+                                              {"plan_digest", plan.digest()},
+                                              {"private", true},
+                                              {"stamps", {"benchmark"}}})),
         root(RootKey::from_insecure_seed(1)) {
     model::initialise_gpt2(bench.shape, root.stream(Purpose::kInit), weights.span());
     model.bind(weights.span());
@@ -75,7 +80,8 @@ struct StepBench::State {
 
   struct Private {
     explicit Private(State& s)
-        : clipper(s.plan, s.model), privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)) {}
+        : clipper(s.plan, s.model),
+          privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)) {}
     privacy::Clipper clipper;
     privacy::Privatizer privatizer;
     std::optional<Optimizer<privacy::NoisyGradient>> optimizer;

@@ -37,7 +37,8 @@ double seconds_of(const std::function<void()>& work) {
 }
 
 // The less of two runs after one that touches the memory.
-double seconds_per_example(privacy::Clipper& clipper, int64_t parameters, const data::Microbatch& microbatch) {
+double seconds_per_example(privacy::Clipper& clipper, int64_t parameters,
+                           const data::Microbatch& microbatch) {
   FlatBuffer<int32_t> sum(parameters);
   const auto run = [&] {
     kernels::IntegerSink sink(sum.span(), /*grid_exponent=*/0);
@@ -62,16 +63,17 @@ std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int6
   for (const std::string numerics : {"exact", "fp32"}) {
     plan::PrivacyConfig privacy = config.privacy;
     privacy.numerics = numerics;
-    const auto plan =
-        plan::PrivacyPlan::derive(privacy, config.aggregation, model.shape().parameter_count());
+    const auto plan = plan::PrivacyPlan::derive(privacy, config.aggregation, model.shape().parameter_count());
     privacy::Clipper clipper(plan, model);
     seconds[numerics == "fp32"] = seconds_per_example(clipper, model.shape().parameter_count(), microbatch);
   }
   return seconds[1] < seconds[0] ? "fp32" : "exact";
 }
 
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context, int64_t largest) {
-  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context,
+                             int64_t largest) {
+  const double memory =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   const plan::Gpt2Shape& shape = model.shape();
   privacy::Clipper clipper(plan, model);
   int64_t best = 1;
@@ -79,8 +81,8 @@ int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, 
       seconds_per_example(clipper, shape.parameter_count(), made_up_microbatch(1, context, shape.vocab));
   for (int64_t slots = 2; slots <= largest; slots *= 2) {
     if (static_cast<double>(slots) * activation_bytes(shape, context) > memory / 4) break;
-    const double seconds =
-        seconds_per_example(clipper, shape.parameter_count(), made_up_microbatch(slots, context, shape.vocab));
+    const double seconds = seconds_per_example(clipper, shape.parameter_count(),
+                                               made_up_microbatch(slots, context, shape.vocab));
     if (seconds > kWorthIt * best_seconds) break;
     if (plan.numerics() == "exact" && !clipper.self_test(slots, context)) break;
     best = slots;

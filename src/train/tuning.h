@@ -1,5 +1,6 @@
-// Choices made by a measurement at the start of a run, on made-up tokens: how many examples share a pass, and,
-// where the configuration says numerics = auto, by which route their norms are measured. Neither reads data.
+// Choices made by a measurement at the start of a run, on made-up tokens: how many examples share a pass,
+// and, where the configuration says numerics = auto, by which route their norms are measured. Neither reads
+// data.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +11,13 @@
 
 namespace dpfa::train {
 
-// "exact" or "fp32", whichever takes less time per example at `context` tokens. Changes the plan (its slack), so
-// rank 0 decides once and the answer enters config.ini and the ledger.
+// "exact" or "fp32", whichever takes less time per example at `context` tokens. Changes the plan (its slack),
+// so rank 0 decides once and the answer enters config.ini and the ledger.
 std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int64_t context);
 
-// The number of slots with the least time per example, at most `largest`, among those for which the self-test of
-// Clipper holds and the activations fit into a quarter of the memory. 1 where nothing larger qualifies.
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context, int64_t largest);
+// The number of slots with the least time per example, at most `largest`, among those for which the self-test
+// of Clipper holds and the activations fit into a quarter of the memory. 1 where nothing larger qualifies.
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context,
+                             int64_t largest);
 
 }  // namespace dpfa::train

@@ -19,9 +19,11 @@ at::Tensor random_matrix(int64_t rows, int64_t columns, uint64_t seed) {
 }
 
 // Every element off by at most (k + 1) u sum |a| |b|: the bound of a chain of k additions in any order.
-void expect_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const at::Tensor& start) {
+void expect_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
+                    const at::Tensor& start) {
   const at::Tensor x = a.to(at::kDouble), y = b.to(at::kDouble), s = start.to(at::kDouble);
-  const at::Tensor bound = (at::mm(x.abs(), y.abs()) + s.abs()) * (static_cast<double>(a.size(1)) + 2) * 0x1p-24;
+  const at::Tensor bound =
+      (at::mm(x.abs(), y.abs()) + s.abs()) * (static_cast<double>(a.size(1)) + 2) * 0x1p-24;
   EXPECT_TRUE(((out.to(at::kDouble) - at::mm(x, y) - s).abs() <= bound).all().item<bool>())
       << a.sizes() << b.sizes();
 }
@@ -64,7 +66,8 @@ TEST_F(Gemm, ReadsAndWritesRowsAtTheirStrides) {
   at::Tensor out = at::full({70, 200}, 7.0f), window = out.narrow(1, 20, 100);
   multiply(a.narrow(1, 10, 50), b.narrow(0, 5, 50).narrow(1, 30, 100), window);
   expect_product(window, a.narrow(1, 10, 50), b.narrow(0, 5, 50).narrow(1, 30, 100), at::zeros({70, 100}));
-  EXPECT_TRUE((out.narrow(1, 0, 20) == 7).all().item<bool>() && (out.narrow(1, 120, 80) == 7).all().item<bool>());
+  EXPECT_TRUE((out.narrow(1, 0, 20) == 7).all().item<bool>() &&
+              (out.narrow(1, 120, 80) == 7).all().item<bool>());
 }
 
 TEST_F(Gemm, HasTheSameBitsForAnyThreadCount) {
@@ -102,8 +105,8 @@ TEST_F(Gemm, ATileHasTheBitsOfTheWholeProduct) {
   const at::Tensor a = random_matrix(900, 200, 1), b = random_matrix(900, 400, 2);
   at::Tensor whole = at::empty({200, 400}), tile = at::empty({64, 130});
   multiply_transposed(a, b, false, whole);
-  multiply_transposed_tile(64, 130, 900, a.data_ptr<float>() + 128, 200, b.data_ptr<float>() + 256, 400, false,
-                           tile.data_ptr<float>(), 130);
+  multiply_transposed_tile(64, 130, 900, a.data_ptr<float>() + 128, 200, b.data_ptr<float>() + 256, 400,
+                           false, tile.data_ptr<float>(), 130);
   EXPECT_TRUE(same_bits(tile, whole.narrow(0, 128, 64).narrow(1, 256, 130)));
 }
 

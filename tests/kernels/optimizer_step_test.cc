@@ -63,7 +63,8 @@ TEST(Adamw, HasTheSameBitsForAnyThreadCount) {
   const int threads = omp_get_max_threads();
   Buffers expected(100003);
   omp_set_num_threads(1);
-  adamw_step(kAdamw, three_ranges(100003), of(expected.g), expected.m, expected.v, expected.w, expected.compute);
+  adamw_step(kAdamw, three_ranges(100003), of(expected.g), expected.m, expected.v, expected.w,
+             expected.compute);
   for (const int count : {2, 3, 7}) {
     Buffers b(100003);
     omp_set_num_threads(count);
@@ -123,8 +124,8 @@ TEST(Sgd, EqualsItsFormulaWithAndWithoutMomentum) {
   for (const double momentum : {0.9, 0.0}) {
     Buffers b(kCount);
     std::span<float> velocity = momentum == 0 ? std::span<float>() : std::span<float>(b.v);
-    sgd_step({.learning_rate = 0.01, .momentum = momentum, .weight_decay = 0.1}, three_ranges(kCount), of(b.g),
-             velocity, b.w, b.compute);
+    sgd_step({.learning_rate = 0.01, .momentum = momentum, .weight_decay = 0.1}, three_ranges(kCount),
+             of(b.g), velocity, b.w, b.compute);
     for (int64_t i = 0; i < kCount; ++i) {
       const double update = momentum * before.v[i] + before.g[i];
       const double decay = i >= kCount / 3 && i < kCount / 2 ? 0 : 0.1;
@@ -186,7 +187,8 @@ TEST(OptimizerStep, RefusesRangesAndBuffersThatDoNotFit) {
   const DecayRange all = {0, 10, true};
   const std::span<const DecayRange> fits(&all, 1);
   EXPECT_THROW(adamw_step(kAdamw, fits, of(b.g), std::span(b.m).first(9), b.v, b.w, {}), InternalError);
-  EXPECT_THROW(adamw_step(kAdamw, fits, of(b.g), b.m, b.v, b.w, std::span(b.compute).first(9)), InternalError);
+  EXPECT_THROW(adamw_step(kAdamw, fits, of(b.g), b.m, b.v, b.w, std::span(b.compute).first(9)),
+               InternalError);
   EXPECT_THROW(sgd_step({.learning_rate = 1, .momentum = 0.9, .weight_decay = 0}, fits, of(b.g), {}, b.w, {}),
                InternalError);
   AdamwStep zeroth = kAdamw;
