@@ -7,15 +7,14 @@
 // An example that is not selected, or whose norm is not finite, adds nothing: it is skipped, not multiplied
 // by 0. An example's contribution depends on its own rows of the records alone.
 //
-//   exact  one example's gradient at a time is materialised in a reused buffer, and its norm is taken in
-//   double
-//          from those very numbers, whatever cancellation happened in the products before.
-//   gram   norms of x^T g from the Gram matrices of x and g by symmetric tiles (T x T never exists, nor does
-//   the
-//          gradient), then one product per example straight into the sink. Where the forward error bound of
-//          the Gram norm is not small the norm is measured directly instead, so kGramSlack holds for every
-//          input. Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv
-//          2110.05679).
+// The exact route materialises one example's gradient at a time in a reused buffer and takes its norm in
+// double from those very numbers, whatever cancellation happened in the products before.
+//
+// The gram route takes norms of x^T g from the Gram matrices of x and g by symmetric tiles (T x T never
+// exists, nor does the gradient), then forms one product per example straight into the sink. Where the
+// forward error bound of the Gram norm is not small the norm is measured directly instead, so kGramSlack
+// holds for every input. Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv
+// 2110.05679).
 #pragma once
 
 #include <cstdint>

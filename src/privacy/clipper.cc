@@ -22,26 +22,6 @@ void add_clipped_mean(model::Gpt2& model, const model::Batch& batch, int64_t exa
   sink.add(0, std::span<const float>(gradient), kernels::clip_factor(mean_norm, max_grad_norm));
 }
 
-// Made-up tokens: a fixed multiplicative walk through the vocabulary, another one per record.
-void fill_made_up(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_record, data::Microbatch& out) {
-  out.slots = slots;
-  out.tokens = tokens;
-  out.input_ids.resize(slots * tokens);
-  out.targets.resize(slots * tokens);
-  out.records.resize(slots);
-  out.target_counts.assign(slots, tokens);
-  for (int64_t b = 0; b < slots; ++b) {
-    out.records[b] = first_record + b;
-    for (int64_t t = 0; t < tokens; ++t) {
-      const auto id = [&](int64_t at) {
-        return (at * 7919 + (first_record + b) * 104729 + at * at * 31) % vocab;
-      };
-      out.input_ids[b * tokens + t] = id(t);
-      out.targets[b * tokens + t] = id(t + 1);
-    }
-  }
-}
-
 // Compares contributions without keeping them: the sum, modulo 2^64, of a mix of each element's index, value
 // bits and factor bits. Equal contributions have equal sums in any order; a single changed bit changes it.
 class FingerprintSink final : public kernels::ContributionSink {
@@ -146,13 +126,11 @@ bool Clipper::self_test(int64_t slots, int64_t context) {
   };
   // Every slot at once: a full microbatch must give what its examples give one at a time; then a lone example
   // in the last slot must give what it gives alone.
-  data::Microbatch together, alone;
-  fill_made_up(slots, context, model_.shape().vocab, 1, together);
+  const int64_t vocab = model_.shape().vocab;
+  data::Microbatch together = data::made_up_microbatch(slots, context, vocab);
   uint64_t expected = 0, last = 0;
-  for (int64_t b = 0; b < slots; ++b) {
-    fill_made_up(1, context, model_.shape().vocab, 1 + b, alone);
-    expected += last = fingerprint(alone);
-  }
+  for (int64_t b = 0; b < slots; ++b)
+    expected += last = fingerprint(data::made_up_microbatch(1, context, vocab, b));
   if (fingerprint(together) != expected) return false;
   std::fill(together.records.begin(), together.records.end() - 1, -1);
   std::fill(together.target_counts.begin(), together.target_counts.end() - 1, 0);

@@ -17,21 +17,6 @@ namespace {
 
 constexpr double kLearningRate = 1e-6;  // keeps the weights, and so the work of a step, as they are
 
-data::Microbatch made_up(const StepBenchSpec& spec) {
-  data::Microbatch m;
-  m.slots = spec.batch;
-  m.tokens = spec.sequence;
-  uint64_t state = 88172645463325252ull;
-  for (int64_t i = 0; i < spec.batch * spec.sequence; ++i) {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    m.input_ids.push_back(static_cast<int64_t>(state % static_cast<uint64_t>(spec.shape.vocab)));
-    m.targets.push_back(static_cast<int64_t>((state >> 20) % static_cast<uint64_t>(spec.shape.vocab)));
-  }
-  for (int64_t b = 0; b < spec.batch; ++b) m.records.push_back(b);
-  m.target_counts.assign(spec.batch, spec.sequence);
-  return m;
-}
-
 plan::PrivacyPlan made_up_plan(const StepBenchSpec& spec) {
   plan::PrivacyConfig privacy;
   privacy.noise_multiplier = 1;
@@ -55,7 +40,7 @@ struct StepBench::State {
   explicit State(const StepBenchSpec& bench)
       : spec(bench),
         plan(made_up_plan(bench)),
-        microbatch(made_up(bench)),
+        microbatch(data::made_up_microbatch(bench.batch, bench.sequence, bench.shape.vocab)),
         model(bench.shape, bench.compute == "bf16" ? at::kBFloat16 : at::kFloat),
         weights(bench.shape.parameter_count()),
         communicator(comm::make_self_communicator()),

@@ -14,22 +14,6 @@ namespace {
 
 constexpr double kWorthIt = 0.97;  // a larger microbatch must save at least 3 %: it costs memory and padding
 
-data::Microbatch made_up_microbatch(int64_t slots, int64_t tokens, int64_t vocab) {
-  data::Microbatch m;
-  m.slots = slots;
-  m.tokens = tokens;
-  m.input_ids.resize(slots * tokens);
-  m.targets.resize(slots * tokens);
-  m.records.resize(slots);
-  m.target_counts.assign(slots, tokens);
-  for (int64_t i = 0; i < slots * tokens; ++i) {
-    m.input_ids[i] = i * 7919 % vocab;
-    m.targets[i] = (i + 1) * 7919 % vocab;
-  }
-  for (int64_t b = 0; b < slots; ++b) m.records[b] = b;
-  return m;
-}
-
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
@@ -57,7 +41,7 @@ double activation_bytes(const plan::Gpt2Shape& s, int64_t tokens) {
 }  // namespace
 
 std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int64_t context) {
-  const data::Microbatch microbatch = made_up_microbatch(
+  const data::Microbatch microbatch = data::made_up_microbatch(
       config.runtime.microbatch_size > 0 ? config.runtime.microbatch_size : 4, context, model.shape().vocab);
   double seconds[2];
   for (const std::string numerics : {"exact", "fp32"}) {
@@ -77,12 +61,12 @@ int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, 
   const plan::Gpt2Shape& shape = model.shape();
   privacy::Clipper clipper(plan, model);
   int64_t best = 1;
-  double best_seconds =
-      seconds_per_example(clipper, shape.parameter_count(), made_up_microbatch(1, context, shape.vocab));
+  double best_seconds = seconds_per_example(clipper, shape.parameter_count(),
+                                            data::made_up_microbatch(1, context, shape.vocab));
   for (int64_t slots = 2; slots <= largest; slots *= 2) {
     if (static_cast<double>(slots) * activation_bytes(shape, context) > memory / 4) break;
     const double seconds = seconds_per_example(clipper, shape.parameter_count(),
-                                               made_up_microbatch(slots, context, shape.vocab));
+                                               data::made_up_microbatch(slots, context, shape.vocab));
     if (seconds > kWorthIt * best_seconds) break;
     if (plan.numerics() == "exact" && !clipper.self_test(slots, context)) break;
     best = slots;
