@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <vector>
 
 #include "accounting/hockey_stick.h"
 #include "accounting/lower_bound.h"
 #include "accounting/rdp.h"
+#include "accounting/schedule.h"
 #include "src/base/error.h"
 
 namespace dpfa::accounting {
@@ -19,37 +19,28 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kExactSlack = 1e-12;
 constexpr double kRenyiSlack = 1e-10;
 
-// Sample rate and noise multiplier to count; what costs nothing is left out. One Gaussian is one step with q
-// = 1.
-using Steps = std::map<std::pair<double, double>, int64_t>;
-
 struct Upper {
   double value;  // epsilon, or log delta
   double order;
   std::string accountant;
 };
 
-Steps merge(std::span<const Charge> charges) {
-  Steps steps;
-  for (const Charge& charge : charges) {
-    check_event(charge.event);
-    if (charge.count < 0)
-      throw ConfigError("count " + std::to_string(charge.count) + ": expected at least 0");
-    const auto* sampled = std::get_if<PoissonSampledGaussianEvent>(&charge.event);
-    const double rate = sampled != nullptr ? sampled->sample_rate : 1;
-    const double noise = sampled != nullptr ? sampled->noise_multiplier
-                                            : std::get<GaussianEvent>(charge.event).noise_multiplier;
-    if (charge.count > 0 && rate > 0) steps[{rate, noise}] += charge.count;
-  }
-  return steps;
+const PoissonSampledGaussianEvent* sampled(const Event& event) {
+  return std::get_if<PoissonSampledGaussianEvent>(&event);
 }
 
-// One Gaussian that is equivalent to all steps, 0 where not all of them are plain Gaussians with noise.
-double equivalent_noise(const Steps& steps) {
+bool without_noise(const Event& event) {
+  if (const auto* gaussian = std::get_if<GaussianEvent>(&event)) return gaussian->noise_multiplier == 0;
+  return sampled(event) != nullptr && sampled(event)->noise_multiplier == 0;
+}
+
+// One Gaussian that is equivalent to all parts, 0 where not all of them are plain Gaussians with noise.
+double equivalent_noise(const Schedule& schedule) {
   double precision = 0;
-  for (const auto& [key, count] : steps) {
-    if (key.first < 1 || key.second == 0) return 0;
-    precision += static_cast<double>(count) / key.second / key.second;
+  for (const auto& [event, count] : schedule.parts) {
+    const auto* gaussian = std::get_if<GaussianEvent>(&event);
+    if (gaussian == nullptr || gaussian->noise_multiplier == 0) return 0;
+    precision += static_cast<double>(count) / gaussian->noise_multiplier / gaussian->noise_multiplier;
   }
   return 1 / std::sqrt(precision);
 }
@@ -60,55 +51,78 @@ double one_step_log_delta(double rate, double noise, double epsilon) {
                   sampled_log_delta(base, rate, epsilon, Direction::kAdd));
 }
 
-double renyi_of(const Steps& steps, double order) {
-  double sum = 0;
-  for (const auto& [key, count] : steps) {
-    sum += static_cast<double>(count) * sampled_gaussian_rdp(key.first, key.second, order);
-  }
-  return sum * (1 + kRenyiSlack);
-}
-
 // Calls `exact` with the log delta of the composition where that is known in closed form, else `renyi`.
 template <typename Exact, typename Renyi>
-Upper upper_bound(const Steps& steps, double when_free, double when_open, const Exact& exact,
+Upper upper_bound(const Schedule& schedule, double when_free, double when_open, const Exact& exact,
                   const Renyi& renyi) {
-  if (steps.empty()) return {when_free, 0, "trivial"};
-  for (const auto& [key, count] : steps) {
-    if (key.second == 0) return {when_open, 0, "trivial"};
+  const std::vector<Charge>& parts = schedule.parts;
+  if (parts.empty()) return {when_free, 0, "trivial"};
+  for (const Charge& part : parts) {
+    if (without_noise(part.event)) return {when_open, 0, "trivial"};
   }
-  if (const double noise = equivalent_noise(steps); noise > 0) {
+  if (const double noise = equivalent_noise(schedule); noise > 0) {
     return {exact([noise](double epsilon) { return gaussian_log_delta(noise, epsilon); }), 0, "gaussian"};
   }
-  if (steps.size() == 1 && steps.begin()->second == 1) {
-    const auto [rate, noise] = steps.begin()->first;
+  if (parts.size() == 1 && parts[0].count == 1 && sampled(parts[0].event) != nullptr &&
+      schedule.relation != Relation::kReplaceOne) {
+    const double rate = sampled(parts[0].event)->sample_rate,
+                 noise = sampled(parts[0].event)->noise_multiplier;
     return {exact([rate, noise](double epsilon) { return one_step_log_delta(rate, noise, epsilon); }), 0,
             "one_step"};
   }
-  const OrderBound best = renyi([&steps](double order) { return renyi_of(steps, order); });
+  ScheduleRdp rdp(schedule);
+  const OrderBound best = renyi([&rdp](double order) { return rdp(order) * (1 + kRenyiSlack); });
   return {best.value, best.order, "rdp"};
 }
 
-Upper epsilon_upper(const Steps& steps, double delta) {
+// What is left of delta for the parts that hold only when no approximate_dp part fails; 0 or less: nothing.
+double remaining_delta(const Schedule& schedule, double delta) {
+  const double log_survival = log_no_failure(schedule);
+  return log_survival == 0 ? delta : -std::expm1(std::log1p(-delta) - log_survival);
+}
+
+Upper epsilon_upper(const Schedule& schedule, double delta) {
   if (!(delta >= 0 && delta < 1)) {
     throw ConfigError("delta " + std::to_string(delta) + ": expected a number from 0 to below 1");
   }
   Upper upper = upper_bound(
-      steps, 0, kInfinity,
+      schedule, 0, kInfinity,
       [delta](const LogDelta& log_delta) { return smallest_epsilon(log_delta, delta * (1 - kExactSlack)); },
-      [delta](const RdpCurve& curve) { return best_epsilon(curve, delta); });
+      [&schedule, delta](const RdpCurve& curve) {
+        const double remaining = remaining_delta(schedule, delta);
+        if (remaining < 0) return OrderBound{kInfinity, 0};
+        return best_epsilon(curve, remaining);
+      });
   upper.value *= 1 + kExactSlack;
   return upper;
 }
 
+Upper log_delta_upper(const Schedule& schedule, double epsilon) {
+  if (!(epsilon >= 0)) throw ConfigError("epsilon " + std::to_string(epsilon) + ": expected at least 0");
+  return upper_bound(
+      schedule, -kInfinity, 0, [epsilon](const LogDelta& log_delta) { return log_delta(epsilon); },
+      [&schedule, epsilon](const RdpCurve& curve) {
+        OrderBound best = best_log_delta(curve, epsilon);
+        const double failure = -std::expm1(log_no_failure(schedule));
+        if (failure > 0) best.value = std::log(failure + (1 - failure) * std::exp(best.value));
+        return best;
+      });
+}
+
 // No post-processing has a larger epsilon than what it processes, so any part of the run bounds the whole.
-double epsilon_lower(const Steps& steps, const Upper& upper, double delta) {
+double epsilon_lower(const Schedule& schedule, const Upper& upper, double delta) {
   if (upper.accountant != "rdp") return std::isinf(upper.value) ? upper.value : upper.value * (1 - 1e-9);
   double best = 0;
-  for (const auto& [key, count] : steps) {
-    const auto [rate, noise] = key;
-    const Steps part = {{key, rate == 1 ? count : 1}};
-    best = std::max(best, epsilon_upper(part, delta).value * (1 - 1e-9));
-    best = std::max(best, sum_epsilon_lower_bound(rate, noise, count, delta));
+  for (const Charge& part : schedule.parts) {
+    const auto* poisson = sampled(part.event);
+    if (schedule.relation == Relation::kReplaceOne && poisson != nullptr) continue;
+    if (poisson == nullptr && !std::holds_alternative<GaussianEvent>(part.event)) continue;
+    const Schedule alone{schedule.relation, {{part.event, poisson == nullptr ? part.count : 1}}};
+    best = std::max(best, epsilon_upper(alone, delta).value * (1 - 1e-9));
+    if (poisson != nullptr) {
+      best = std::max(
+          best, sum_epsilon_lower_bound(poisson->sample_rate, poisson->noise_multiplier, part.count, delta));
+    }
   }
   return best;
 }
@@ -116,9 +130,9 @@ double epsilon_lower(const Steps& steps, const Upper& upper, double delta) {
 }  // namespace
 
 EpsilonReport epsilon_of(std::span<const Charge> charges, double delta) {
-  const Steps steps = merge(charges);
-  const Upper upper = epsilon_upper(steps, delta);
-  return {upper.value, delta, epsilon_lower(steps, upper, delta), upper.accountant, upper.order};
+  const Schedule schedule = simplify(charges);
+  const Upper upper = epsilon_upper(schedule, delta);
+  return {upper.value, delta, epsilon_lower(schedule, upper, delta), upper.accountant, upper.order};
 }
 
 EpsilonReport epsilon_of(const Event& event, int64_t count, double delta) {
@@ -126,21 +140,25 @@ EpsilonReport epsilon_of(const Event& event, int64_t count, double delta) {
   return epsilon_of(std::span(&charge, 1), delta);
 }
 
-double epsilon_upper_bound(const Event& event, int64_t count, double delta) {
-  const Charge charge{event, count};
-  return epsilon_upper(merge(std::span(&charge, 1)), delta).value;
+double epsilon_upper_bound(std::span<const Charge> charges, double delta) {
+  return epsilon_upper(simplify(charges), delta).value;
 }
 
-double delta_of(const Event& event, int64_t count, double epsilon) {
-  if (!(epsilon >= 0)) throw ConfigError("epsilon " + std::to_string(epsilon) + ": expected at least 0");
+double epsilon_upper_bound(const Event& event, int64_t count, double delta) {
   const Charge charge{event, count};
-  const Upper upper = upper_bound(
-      merge(std::span(&charge, 1)), -kInfinity, 0,
-      [epsilon](const LogDelta& log_delta) { return log_delta(epsilon); },
-      [epsilon](const RdpCurve& curve) { return best_log_delta(curve, epsilon); });
+  return epsilon_upper_bound(std::span(&charge, 1), delta);
+}
+
+double delta_of(std::span<const Charge> charges, double epsilon) {
+  const Upper upper = log_delta_upper(simplify(charges), epsilon);
   return std::min(1.0, std::exp(upper.value) * (1 + kRenyiSlack));
 }
 
-std::string relation_of(const Event&) { return "add_or_remove_one"; }
+double delta_of(const Event& event, int64_t count, double epsilon) {
+  const Charge charge{event, count};
+  return delta_of(std::span(&charge, 1), epsilon);
+}
+
+std::string relation_of(const Event& event) { return relation_name(relation(event)); }
 
 }  // namespace dpfa::accounting

@@ -1,7 +1,7 @@
 // Privacy loss of a run: compose events, then read epsilon at delta.
 //
 // All numbers are upper bounds rounded towards more epsilon, in nats, for the neighbouring relation of the
-// event. An event that cannot be bounded throws Unsupported; it is never skipped or approximated downwards.
+// event. What cannot be bounded throws UnsupportedEvent; it is never skipped or approximated downwards.
 // Arguments out of range (check_event, delta outside [0, 1), a negative count or epsilon) throw ConfigError.
 #pragma once
 
@@ -21,11 +21,6 @@ struct EpsilonReport {
   double order = 0;        // Renyi order that gave it, 0 for the exact ones
 };
 
-struct Charge {
-  Event event;
-  int64_t count;
-};
-
 // Epsilon at `delta` of `count` adaptive repetitions of `event`; count 0 gives 0.
 EpsilonReport epsilon_of(const Event& event, int64_t count, double delta);
 // Epsilon at `delta` of all `charges` together; their order and grouping do not matter. The schedule must
@@ -33,10 +28,12 @@ EpsilonReport epsilon_of(const Event& event, int64_t count, double delta);
 EpsilonReport epsilon_of(std::span<const Charge> charges, double delta);
 // epsilon_of().epsilon alone, for searches.
 double epsilon_upper_bound(const Event& event, int64_t count, double delta);
+double epsilon_upper_bound(std::span<const Charge> charges, double delta);
 // Smallest delta such that `count` repetitions are (epsilon, delta)-DP by the same bounds.
 double delta_of(const Event& event, int64_t count, double epsilon);
+double delta_of(std::span<const Charge> charges, double epsilon);
 
-// "add_or_remove_one": the relation for which the numbers of this event hold.
+// relation_name(relation(event)): the relation for which the numbers of this event hold.
 std::string relation_of(const Event& event);
 
 }  // namespace dpfa::accounting

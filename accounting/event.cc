@@ -1,72 +1,111 @@
 #include "accounting/event.h"
 
+#include <algorithm>
 #include <cmath>
-#include <initializer_list>
+#include <optional>
 
-#include "src/base/error.h"
+#include "accounting/event_fields.h"
 
 namespace dpfa::accounting {
 namespace {
 
-constexpr const char* kGaussian = "gaussian";
-constexpr const char* kPoissonSampledGaussian = "poisson_subsampled_gaussian";
+using internal::Range;
 
-// A field that nobody reads could have changed the meaning of the event, so the names must match exactly.
-void require_fields(const nlohmann::json& json, std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (!json.contains(name) || !json.at(name).is_number()) {
-      throw Unsupported("event " + json.dump() + " lacks the number '" + name + "'");
+constexpr int64_t kMostWhole = int64_t{1} << 53;  // counts enter formulas as doubles
+
+class Checker {
+ public:
+  void real(const char* name, double value, Range range) const {
+    const bool in_range = range == Range::kPositive ? value > 0 : value >= 0;
+    const double end = range == Range::kRate || range == Range::kProbability ? 1 : HUGE_VAL;
+    if (in_range && (value < end || (value == 1 && range == Range::kRate))) return;
+    const char* expected = range == Range::kRate          ? "a number from 0 to 1"
+                           : range == Range::kProbability ? "a number from 0 to below 1"
+                           : range == Range::kPositive    ? "a finite number > 0"
+                                                          : "a finite number >= 0";
+    throw ConfigError(std::string(name) + " " + std::to_string(value) + ": expected " + expected);
+  }
+  void real_or(const char* name, double value, Range range) const { real(name, value, range); }
+  void reals(const char* name, const std::vector<double>& values, Range range) const {
+    if (values.empty()) throw ConfigError(std::string(name) + ": expected at least one number");
+    for (double value : values) real(name, value, range);
+  }
+  void whole(const char* name, int64_t value, int64_t least) const {
+    if (value < least || value > kMostWhole) {
+      throw ConfigError(std::string(name) + " " + std::to_string(value) + ": expected a whole number from " +
+                        std::to_string(least) + " to 2^53");
     }
   }
-  if (json.size() != names.size() + 1) {
-    throw Unsupported("event " + json.dump() + " has fields that this program does not know");
+  void relation(Relation relation, std::initializer_list<Relation> allowed = {}) {
+    if (allowed.size() > 0 && std::find(allowed.begin(), allowed.end(), relation) == allowed.end()) {
+      throw UnsupportedEvent("no bound for this event holds under the relation " + relation_name(relation) +
+                             ": state one of " + names(allowed));
+    }
+    relation_ = relation;
   }
-}
+  void relation_or(Relation value) { relation(value); }
+  void parts(const std::vector<Charge>& charges) {
+    for (const Charge& charge : charges) {
+      check_event(charge.event);
+      whole("count", charge.count, 0);
+      const Relation of_part = accounting::relation(charge.event);
+      if (relation_ && *relation_ != of_part) {
+        throw UnsupportedEvent("events of the relations " + relation_name(*relation_) + " and " +
+                               relation_name(of_part) + " do not compose: state all events for one relation");
+      }
+      relation_ = of_part;
+    }
+  }
+
+ private:
+  static std::string names(std::initializer_list<Relation> relations) {
+    std::string text;
+    for (Relation one : relations) text += (text.empty() ? "" : ", ") + relation_name(one);
+    return text;
+  }
+  std::optional<Relation> relation_;
+};
+
+class RelationReader {
+ public:
+  void real(const char*, double, Range) {}
+  void real_or(const char*, double, Range) {}
+  void reals(const char*, const std::vector<double>&, Range) {}
+  void whole(const char*, int64_t, int64_t) {}
+  void relation(Relation relation, std::initializer_list<Relation> = {}) { found_ = relation; }
+  void relation_or(Relation relation) { found_ = relation; }
+  void parts(const std::vector<Charge>& charges) {
+    if (!charges.empty()) found_ = accounting::relation(charges.front().event);
+  }
+  Relation found() const { return found_; }
+
+ private:
+  Relation found_ = Relation::kAddOrRemoveOne;
+};
 
 }  // namespace
 
-nlohmann::json to_json(const Event& event) {
-  if (const auto* gaussian = std::get_if<GaussianEvent>(&event)) {
-    return {{"mechanism", kGaussian}, {"noise_multiplier", gaussian->noise_multiplier}};
+std::string relation_name(Relation relation) {
+  switch (relation) {
+    case Relation::kAddOrRemoveOne:
+      return "add_or_remove_one";
+    case Relation::kReplaceOne:
+      return "replace_one";
+    case Relation::kZeroOut:
+      return "zero_out";
   }
-  const auto& sampled = std::get<PoissonSampledGaussianEvent>(event);
-  return {{"mechanism", kPoissonSampledGaussian},
-          {"sample_rate", sampled.sample_rate},
-          {"noise_multiplier", sampled.noise_multiplier}};
-}
-
-Event event_from_json(const nlohmann::json& json) {
-  if (!json.is_object() || !json.contains("mechanism") || !json.at("mechanism").is_string()) {
-    throw Unsupported("event " + json.dump() + " names no mechanism");
-  }
-  const std::string mechanism = json.at("mechanism");
-  Event event;
-  if (mechanism == kGaussian) {
-    require_fields(json, {"noise_multiplier"});
-    event = GaussianEvent{json.at("noise_multiplier")};
-  } else if (mechanism == kPoissonSampledGaussian) {
-    require_fields(json, {"sample_rate", "noise_multiplier"});
-    event = PoissonSampledGaussianEvent{json.at("sample_rate"), json.at("noise_multiplier")};
-  } else {
-    throw Unsupported("event " + json.dump() + ": the mechanism '" + mechanism +
-                      "' has no accountant in this program");
-  }
-  check_event(event);
-  return event;
+  throw InternalError("a relation without a name");
 }
 
 void check_event(const Event& event) {
-  const auto* sampled = std::get_if<PoissonSampledGaussianEvent>(&event);
-  const double noise_multiplier =
-      sampled != nullptr ? sampled->noise_multiplier : std::get<GaussianEvent>(event).noise_multiplier;
-  const double sample_rate = sampled != nullptr ? sampled->sample_rate : 1.0;
-  if (!(noise_multiplier >= 0) || std::isinf(noise_multiplier)) {
-    throw ConfigError("noise multiplier " + std::to_string(noise_multiplier) +
-                      ": expected a finite number >= 0");
-  }
-  if (!(sample_rate >= 0) || !(sample_rate <= 1)) {
-    throw ConfigError("sample rate " + std::to_string(sample_rate) + ": expected a number from 0 to 1");
-  }
+  Checker checker;
+  std::visit([&checker](auto copy) { internal::fields(checker, copy); }, event);
+}
+
+Relation relation(const Event& event) {
+  RelationReader reader;
+  std::visit([&reader](auto copy) { internal::fields(reader, copy); }, event);
+  return reader.found();
 }
 
 }  // namespace dpfa::accounting

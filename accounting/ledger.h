@@ -5,8 +5,8 @@
 // canonical JSON text (sorted keys, no spaces) without the field `digest`. Kinds:
 //   open     first line: format, run id, dataset id, privacy unit, relation, plan (all public fields of the
 //            PrivacyPlan), plan_digest, private (false: stamped NOT PRIVATE), stamps (list of reasons)
-//   start    one process start: incarnation (0, 1, ...), world_size, noise placement, and what of the plan
-//            belongs to it
+//   start    one process start: incarnation (0, 1, ...), id (random: two copies of a run folder that both go
+//            on never write equal lines), world_size, noise placement, and what of the plan belongs to it
 //   charge   one charged step: step, draw (a counter that never repeats, also across restarts), event
 //   torn     closes a line that was never completed: fragment_digest, fragment_bytes, draw, note. What there
 //            was of that line stays in the file, ended by "!"

@@ -31,8 +31,10 @@ struct Terms {
 
 Terms read_terms(const json& plan) {
   try {
-    return {event_from_json(plan.at("event")), plan.at("steps").get<int64_t>(),
-            plan.at("target_delta").get<double>()};
+    const json& steps = plan.at("steps");
+    if (!steps.is_number_integer() || steps.get<int64_t>() < 0)
+      throw Invalid{"the plan in line 1 has no whole steps"};
+    return {event_from_json(plan.at("event")), steps.get<int64_t>(), plan.at("target_delta").get<double>()};
   } catch (const std::exception& error) {
     throw Invalid{std::string("the plan in line 1 gives no event, steps and target_delta: ") + error.what()};
   }

@@ -4,9 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "accounting/rdp.h"
-#include "src/base/check.h"
-
 namespace dpfa::accounting {
 namespace {
 
@@ -51,33 +48,6 @@ void normalise(std::vector<long double>& logs) {
   for (size_t x = 1; x < logs.size(); ++x) all[x] += std::log(2.0L);
   const long double total = log_sum_exp(all);
   for (long double& log : logs) log -= total;
-}
-
-// (order - 1) RDP at a whole order.
-double without_replacement_log_moment(double q, double sigma, int order) {
-  if (order < 2) return 0;
-  const double unit = 1 / (2 * sigma * sigma);  // epsilon(i) = i * unit
-  auto log_b = [&](int power) { return log_even_difference_moment(sigma, power); };
-  const double log_q = std::log(q);
-  double log_binomial = std::log(order / 2.0 * (order - 1));
-  const double second = std::log(2.0) + std::min(std::log(2 * std::expm1(2 * unit)), 2 * unit);
-  std::vector<long double> logs = {2 * log_q + log_binomial + second};
-  std::vector<double> even(static_cast<size_t>(order / 2 + 2), 0.0);
-  constexpr int kMostBranches = 256;  // beyond it the simpler of the two bounds alone, as others do
-  if (order <= kMostBranches) {
-    for (size_t half = 1; half < even.size(); ++half) even[half] = log_b(2 * static_cast<int>(half));
-  }
-  for (int j = 3; j <= order; ++j) {
-    log_binomial += std::log(static_cast<double>(order - j + 1) / j);
-    double factor = std::log(2.0) + (j - 1.0) * j * unit;
-    if (order <= kMostBranches) {
-      const double branch = (even[static_cast<size_t>(j / 2)] + even[static_cast<size_t>((j + 1) / 2)]) / 2;
-      factor = std::min(factor, std::log(4.0) + branch);
-    }
-    logs.push_back(j * log_q + log_binomial + factor);
-  }
-  const long double sum = log_sum_exp(logs);
-  return static_cast<double>(sum > 35 ? sum : std::log1p(std::exp(sum)));
 }
 
 // D_order of two distributions given by value lists.
@@ -165,15 +135,31 @@ double exponential_mechanism_rdp(double epsilon, double order) {
   return std::min(xi + order * epsilon * epsilon / 8, epsilon);
 }
 
-double sampled_without_replacement_rdp(double q, double sigma, double order) {
-  if (q == 0) return 0;
-  if (q == 1 || std::isinf(order)) return order / (2 * sigma * sigma);
-  DPFA_CHECK(order > 1, order);
-  const int low = static_cast<int>(std::floor(order));
-  const double below = without_replacement_log_moment(q, sigma, low);
-  if (low == order) return below / (order - 1);
-  const double above = without_replacement_log_moment(q, sigma, low + 1);
-  return (below + (order - low) * (above - below)) / (order - 1);
+double discrete_laplace_rdp(double parameter, int64_t shift, double order) {
+  const long double a = parameter, x = a * static_cast<long double>(shift), order_l = order;
+  if (std::isinf(order) || shift == 0) return static_cast<double>(x);
+  // E = (1 - w) e^((order - 1) x) + w e^(-order x): outside the two centres the loss is +-x, between them it
+  // grows evenly, which the geometric sum folds into the two weights.
+  const long double tail = 1 / (1 + std::exp(-a)), height = std::tanh(a / 2);
+  if (order == 1) {
+    long double sum = tail * x - tail * std::exp(-x) * x;
+    if (shift > kMostTerms) return static_cast<double>(x);
+    for (int64_t i = 1; i < shift; ++i) {
+      const long double i_l = static_cast<long double>(i);
+      sum += height * std::exp(i_l * a - x) * (2 * i_l * a - x);
+    }
+    return static_cast<double>(sum);
+  }
+  const long double weight = tail - height / -std::expm1(-a * (2 * order_l - 1));
+  return static_cast<double>(x + std::log1p(weight * std::expm1(-(2 * order_l - 1) * x)) / (order_l - 1));
+}
+
+double pure_dp_rdp(double epsilon, double order) {
+  const long double e = epsilon, a = order;
+  if (std::isinf(order)) return epsilon;
+  if (order == 1) return static_cast<double>(e * std::tanh(e / 2));
+  const long double lower = std::exp(-e) / (1 + std::exp(-e));
+  return static_cast<double>(e + std::log1p(lower * std::expm1(-2 * (a - 1) * e)) / (a - 1));
 }
 
 double tree_rdp(double sigma, int64_t steps, double order) {

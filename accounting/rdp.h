@@ -7,20 +7,42 @@
 
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "accounting/event.h"
-#include "accounting/hockey_stick.h"
+#include "accounting/mechanism_rdp.h"
+#include "accounting/sampled_gaussian_rdp.h"
+#include "accounting/schedule.h"
 
 namespace dpfa::accounting {
 
-// One step of the Poisson-sampled Gaussian (noise_multiplier = standard deviation / sensitivity), order >= 1.
-// Integer orders: the binomial sum of Mironov, Talwar and Zhang (1908.10530) with expm1 in place of exp;
-// other orders and the add direction: trapezoid rule on E[r^a - 1 - a (r - 1)], r the likelihood ratio. The
-// remove direction is never the smaller one (same paper, theorem 5). Infinity where there is no noise.
-double sampled_gaussian_rdp(double sample_rate, double noise_multiplier, double order,
-                            Direction direction = Direction::kRemove);
-// One step of any event, in its worse direction.
+// One release of any event, in its worse direction, and the sum over a schedule; order >= 1 or infinite. The
+// sum leaves out the deltas of approximate_dp events: with probability e^log_no_failure() none of them
+// fails, and only then the divergence holds. What could not be computed is infinite.
 double rdp_of(const Event& event, double order);
+double rdp_of(const Schedule& schedule, double order);
+// The same sum for many orders: grids are shared by orders. Of more than 512 Poisson-sampled Gaussians it is
+// that of a dominating schedule (rates rounded up, noise down, by the least common ratio that leaves no
+// more).
+class ScheduleRdp {
+ public:
+  explicit ScheduleRdp(const Schedule& schedule);
+  double operator()(double order);
+
+ private:
+  struct Sampled {
+    SampledGaussianRdp rdp;
+    double count;
+  };
+  struct WithoutReplacement {
+    WithoutReplacementRdp rdp;
+    double count;
+  };
+  std::vector<Sampled> sampled_;
+  std::vector<WithoutReplacement> without_replacement_;
+  std::vector<Charge> others_;
+};
+double log_no_failure(const Schedule& schedule);  // sum of count log(1 - delta), at most 0
 
 // Epsilon of an RDP bound `rdp` at `order`: the smaller of Canonne, Kamath and Steinke (2004.00010, prop. 12)
 // and 0 where delta >= sqrt(1 - e^-rdp) (Bretagnolle-Huber; the only one that applies at order 1). A negative
@@ -35,7 +57,8 @@ struct OrderBound {
   double order;  // that gave it
 };
 // The best bound over log-spaced orders from 1.01 (extended where the best lies at an end), refined around
-// the best one. Any order gives a valid bound, so a search that misses the best one is loose, never wrong.
+// the best one, and the order infinity. Any order gives a valid bound, so a search that misses the best one
+// is loose, never wrong.
 OrderBound best_epsilon(const RdpCurve& curve, double delta);
 OrderBound best_log_delta(const RdpCurve& curve, double epsilon);
 // The best bound over given orders.
@@ -43,7 +66,8 @@ OrderBound best_epsilon(const RdpCurve& curve, std::span<const double> orders, d
 OrderBound best_log_delta(const RdpCurve& curve, std::span<const double> orders, double epsilon);
 
 // log E[(1 - w)^power] for even power > 0 and w = exp((2 z - 1) / (2 s^2)), z ~ N(0, s^2): the alternating
-// sum over binomials of the moments e^(i (i - 1) / (2 s^2)), without its cancellation.
+// sum over binomials of the moments e^(i (i - 1) / (2 s^2)), without its cancellation. Infinity where that
+// would take more than 2e5 points.
 double log_even_difference_moment(double noise_multiplier, int power);
 
 }  // namespace dpfa::accounting

@@ -17,7 +17,8 @@ set(may_include_train "base;accounting;plan;comm;kernels;data;model;privacy;trai
 set(may_include_cli "base;accounting;plan;comm;kernels;data;model;privacy;train;cli")
 # The program of the preset `account`: no training module.
 set(may_include_account_program "base;accounting;plan;cli")
-set(account_program main doctor host_facts library_facts_account options verbs_account account ledger)
+set(account_program main doctor host_facts library_facts_account options verbs_account account ledger ledger_dataset
+  ledger_text bench_account bench_calculator)
 
 # Single headers that a module may see although it may not see their module.
 set(may_include_file_model "src/plan/model_shape.h")

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "src/base/error.h"
+#include "src/cli/bench_account.h"
 #include "src/cli/cli.h"
 #include "src/cli/options.h"
 #include "src/train/run_setup.h"
@@ -156,11 +157,12 @@ int bench_step(const Arguments& arguments) {
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
-  const std::string usage = "dpfa bench step [options]: times a training step beside its non-private baseline";
+  const std::string usage = "dpfa bench step|account [options]: times a training step, or the accountant";
   if (!arguments.empty() && (arguments[0] == "--help" || arguments[0] == "help")) {
     std::cout << usage << "\n";
     return 0;
   }
+  if (!arguments.empty() && arguments[0] == "account") return bench_account({arguments.begin() + 1, arguments.end()});
   if (arguments.empty() || arguments[0] != "step")
     throw ConfigError((arguments.empty() ? "which benchmark?" : "unknown benchmark '" + arguments[0] + "'") +
                       std::string(": ") + usage);

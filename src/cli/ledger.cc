@@ -1,13 +1,13 @@
 // `dpfa ledger`: what a run has spent, and whether its ledger is intact.
-#include <cmath>
-#include <cstdio>
+#include <algorithm>
 #include <iostream>
 
-#include <nlohmann/json.hpp>
-
+#include "accounting/certificate.h"
 #include "accounting/ledger_verify.h"
 #include "src/base/error.h"
 #include "src/cli/cli.h"
+#include "src/cli/ledger_dataset.h"
+#include "src/cli/ledger_text.h"
 #include "src/cli/options.h"
 
 namespace dpfa::cli {
@@ -18,105 +18,39 @@ using nlohmann::json;
 
 constexpr const char* kHelp =
     "usage: dpfa ledger show|verify RUN [--json]\n"
+    "       dpfa ledger show --dataset DIR|ID --runs DIR... [--json]\n"
     "RUN is a run directory (with ledger.jsonl) or a ledger file.\n\n"
-    "  show    prints what the run has spent, by process start and range of steps\n"
-    "  verify  checks the ledger's chain and computes epsilon from its charges alone; --head DIGEST names a "
-    "line's\n"
-    "          digest that you noted earlier, so that lines missing at the end show too\n\n"
+    "  show    prints what the run has spent, by process start and range of steps; with --dataset what all "
+    "runs on\n"
+    "          one data set cost together\n"
+    "  verify  checks the ledger's chain, computes epsilon from its charges alone, derives it a second time "
+    "by "
+    "other\n"
+    "          arithmetic, and prints a certificate; --head DIGEST names a line's digest that you noted "
+    "earlier, so\n"
+    "          that lines missing at the end show too\n\n"
     "Exit codes: 0 the chain is intact (also of a run that is NOT PRIVATE, for which no epsilon is "
     "printed),\n"
-    "5 it is not, 7 the ledger cannot be read.\n";
-
-// Null where there is no guarantee to state.
-json epsilon_json(const LedgerReport& report, double epsilon) {
-  if (!report.valid || !report.is_private) return nullptr;
-  if (std::isinf(epsilon)) return "inf";
-  return epsilon;
-}
-
-json spending_json(const LedgerReport& report) {
-  json list = json::array();
-  for (const accounting::Spending& part : report.spending) {
-    list.push_back({{"incarnation", part.incarnation},
-                    {"first_step", part.first_step < 0 ? json() : json(part.first_step)},
-                    {"last_step", part.last_step < 0 ? json() : json(part.last_step)},
-                    {"charges", part.charges},
-                    {"event", part.event},
-                    {"torn", part.event.is_null()}});
-  }
-  return list;
-}
-
-json to_json(const LedgerReport& report) {
-  const bool has_epsilon = report.valid && report.is_private;
-  return {{"valid", report.valid},
-          {"reason", report.reason},
-          {"private", report.is_private},
-          {"not_private_because", report.not_private_because},
-          {"epsilon", epsilon_json(report, report.epsilon)},
-          {"epsilon_charged", epsilon_json(report, report.epsilon_charged)},
-          {"lower_bound", epsilon_json(report, report.lower_bound)},
-          {"delta", has_epsilon ? json(report.delta) : json()},
-          {"accountant", has_epsilon ? json(report.accountant) : json()},
-          {"relation", has_epsilon ? json(report.relation) : json()},
-          {"steps", report.steps},
-          {"planned_steps", report.planned_steps},
-          {"torn", report.torn},
-          {"lines", report.lines},
-          {"head", report.head}};
-}
-
-std::string text_of(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", value);
-  return text;
-}
-
-void print_summary(const LedgerReport& report) {
-  if (!report.valid) {
-    std::cout << "INVALID: " << report.reason << "\n";
-    return;
-  }
-  std::cout << "chain intact: " << report.lines << " lines, last digest " << report.head << "\n"
-            << report.steps << " steps charged";
-  if (report.torn > 0) std::cout << " (" << report.torn << " of them lines that a crash cut off)";
-  std::cout << "\n";
-  if (!report.is_private) {
-    std::cout << "NOT PRIVATE: " << report.not_private_because << ". No epsilon exists for this run.\n";
-    return;
-  }
-  std::cout << "epsilon " << text_of(report.epsilon) << " at delta " << text_of(report.delta) << " for "
-            << std::max(report.steps, report.planned_steps) << " steps (planned " << report.planned_steps
-            << "), epsilon " << text_of(report.epsilon_charged) << " charged so far\n"
-            << "accountant " << report.accountant << ", relation " << report.relation
-            << "; no analysis can go below " << text_of(report.lower_bound) << "\n";
-}
-
-void print_spending(const LedgerReport& report) {
-  for (const accounting::Spending& part : report.spending) {
-    std::cout << "incarnation " << part.incarnation << ": ";
-    if (part.event.is_null()) {
-      std::cout << part.charges << " line(s) cut off by a crash, charged as planned steps\n";
-      continue;
-    }
-    std::cout << "steps " << part.first_step << " to " << part.last_step << ", " << part.charges
-              << " charges of " << part.event.dump() << "\n";
-  }
-}
+    "5 it is not, or the two derivations contradict each other, 7 the ledger cannot be read.\n";
 
 int exit_code(const LedgerReport& report) { return report.valid ? 0 : static_cast<int>(ExitCode::kState); }
 
+bool names_dataset(const std::string& word) { return word == "--dataset" || word.starts_with("--dataset="); }
+
 int run_show(const Arguments& arguments) {
+  if (std::any_of(arguments.begin(), arguments.end(), names_dataset)) return show_dataset(arguments);
   std::string run;
   bool as_json = false;
   Options options("dpfa ledger show RUN [--json]",
-                  "Prints what a run has spent, by process start and range of steps.");
+                  "Prints what a run has spent, by process start and range of steps.\n"
+                  "With --dataset it prints what all runs on one data set cost together: dpfa ledger show "
+                  "--dataset X --help.");
   options.positional("run", &run, "run directory or ledger file")
       .flag("json", &as_json, "prints one JSON object");
   if (!options.parse(arguments)) return 0;
   const LedgerReport report = accounting::verify_ledger(run);
   if (as_json) {
-    json object = to_json(report);
+    json object = ledger_json(report);
     object["spending"] = spending_json(report);
     object["open"] = report.open;
     std::cout << object.dump() << "\n";
@@ -132,18 +66,27 @@ int run_verify(const Arguments& arguments) {
   std::vector<std::string> heads;
   bool as_json = false;
   Options options("dpfa ledger verify RUN [--json] [--head DIGEST]",
-                  "Checks the chain of a run's ledger and computes epsilon from its charges alone.");
+                  "Checks the chain of a run's ledger, computes epsilon from its charges alone, derives it a "
+                  "second time by other\narithmetic, and prints a certificate.");
   options.positional("run", &run, "run directory or ledger file")
       .add("head", &heads, "a digest noted earlier, which the ledger must still hold (may be repeated)")
       .flag("json", &as_json, "prints one JSON object");
   if (!options.parse(arguments)) return 0;
   std::vector<accounting::LedgerAnchor> anchors;
   for (const std::string& head : heads) anchors.push_back({0, head, "--head"});
-  const LedgerReport report = accounting::verify_ledger(run, anchors);
+  LedgerReport report = accounting::verify_ledger(run, anchors);
+  const accounting::Certificate certificate = accounting::certify(report);
+  if (certificate.verdict == accounting::Verdict::kRefuted) {
+    report.valid = false;
+    report.reason = "the second derivation refutes the accountant: " + certificate.reason +
+                    ". This is a defect of dpfa; report it with this ledger";
+  }
   if (as_json) {
-    std::cout << to_json(report).dump() << "\n";
+    json object = ledger_json(report);
+    object["certificate"] = certificate_json(certificate);
+    std::cout << object.dump() << "\n";
   } else {
-    print_summary(report);
+    print_certificate(report, certificate, heads.size());
   }
   return exit_code(report);
 }

@@ -13,7 +13,7 @@ const std::vector<Verb>& verbs() {
       {"account", run_account, "epsilon, delta, noise and steps of a mechanism"},
       {"ledger", run_ledger, "prints and verifies what a run has spent"},
       {"debug", run_debug, "per-example gradients, to compare with other libraries"},
-      {"bench", run_bench, "times a training step beside its non-private baseline"},
+      {"bench", run_bench, "times a training step beside its non-private baseline, and the accountant"},
       {"doctor", run_doctor, "versions and devices found, what will be used and why"},
   };
   return table;

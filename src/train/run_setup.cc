@@ -188,7 +188,10 @@ void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& co
     setup.ledger = open_ledger(setup, options);
     if (options.resume) setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
     if (setup.checkpoint) refuse_foreign_checkpoint(setup);
-    setup.ledger->start({{"world_size", communicator.size()}, {"noise", setup.config.aggregation.noise}});
+    // The id keeps the lines of a copied run folder that goes on apart from the original's.
+    setup.ledger->start({{"id", random_hex_id()},
+                         {"world_size", communicator.size()},
+                         {"noise", setup.config.aggregation.noise}});
   });
   const std::string text = broadcast_text(communicator, communicator.rank() == 0 ? setup.ledger->text() : "");
   if (communicator.rank() != 0) setup.ledger = accounting::Ledger::in_memory_from_text(text);

@@ -10,7 +10,6 @@
 
 #include <boost/math/distributions/normal.hpp>
 
-#include "accounting/calibrate.h"
 #include "accounting/hockey_stick.h"
 #include "accounting/lower_bound.h"
 #include "src/base/error.h"
@@ -21,23 +20,6 @@ namespace {
 using Sampled = PoissonSampledGaussianEvent;
 
 double phi(double x) { return boost::math::cdf(boost::math::normal(), x); }
-
-TEST(Event, SurvivesItsTextToTheLastBit) {
-  const Sampled event{0.1 / 3, 1.0 / 7};
-  const Event read = event_from_json(nlohmann::json::parse(to_json(event).dump()));
-  EXPECT_EQ(std::get<Sampled>(read).sample_rate, event.sample_rate);
-  EXPECT_EQ(std::get<Sampled>(read).noise_multiplier, event.noise_multiplier);
-  EXPECT_EQ(std::get<GaussianEvent>(event_from_json(to_json(GaussianEvent{2.5}))).noise_multiplier, 2.5);
-}
-
-TEST(Event, UnknownMechanismsAndFieldsAreRefused) {
-  EXPECT_THROW(event_from_json({{"mechanism", "shuffled"}, {"noise_multiplier", 1.0}}), Unsupported);
-  EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}, {"noise_multiplier", 1.0}, {"count", 9}}),
-               Unsupported);
-  EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}}), Unsupported);
-  EXPECT_THROW(event_from_json(nlohmann::json::array()), Unsupported);
-  EXPECT_THROW(event_from_json({{"mechanism", "gaussian"}, {"noise_multiplier", -1.0}}), ConfigError);
-}
 
 TEST(HockeyStick, OneSampledStepEqualsTheTwoTailProbabilities) {
   for (double q : {0.01, 0.3, 0.8, 1.0}) {
@@ -183,36 +165,6 @@ TEST(Accountant, ArgumentsOutOfRangeAreConfigErrors) {
   EXPECT_THROW(epsilon_of(Sampled{0.1, 1}, 1, 1.0), ConfigError);
   EXPECT_THROW(epsilon_of(Sampled{0.1, 1}, 1, std::nan("")), ConfigError);
   EXPECT_THROW(delta_of(Sampled{0.1, 1}, 1, -1), ConfigError);
-}
-
-TEST(Calibration, NoiseMeetsTheTargetAndLessNoiseDoesNot) {
-  for (double target : {0.05, 1.0, 8.0, 200.0}) {
-    for (double q : {0.001, 0.2, 1.0}) {
-      for (int64_t steps : {1, 1000}) {
-        const double noise = noise_multiplier_for(target, 1e-6, q, steps);
-        EXPECT_LE(epsilon_of(Sampled{q, noise}, steps, 1e-6).epsilon, target)
-            << target << " " << q << " " << steps;
-        EXPECT_GT(epsilon_of(Sampled{q, noise * (1 - 1e-5)}, steps, 1e-6).epsilon, target);
-      }
-    }
-  }
-}
-
-TEST(Calibration, StepsMeetTheTargetAndOneMoreDoesNot) {
-  for (double target : {0.5, 2.0, 20.0}) {
-    const int64_t steps = steps_for(target, 1e-6, 0.1, 3);
-    EXPECT_LE(epsilon_of(Sampled{0.1, 3}, steps, 1e-6).epsilon, target);
-    EXPECT_GT(epsilon_of(Sampled{0.1, 3}, steps + 1, 1e-6).epsilon, target);
-  }
-  EXPECT_EQ(steps_for(0.01, 1e-9, 0.5, 0.5), 0);
-}
-
-TEST(Calibration, ImpossibleTargetsSayWhatToDo) {
-  EXPECT_THROW(noise_multiplier_for(1e-9, 1e-12, 1, 1000000), ConfigError);
-  EXPECT_THROW(noise_multiplier_for(-1, 1e-5, 0.1, 10), ConfigError);
-  EXPECT_THROW(noise_multiplier_for(1, 0, 0.1, 10), ConfigError);
-  EXPECT_THROW(noise_multiplier_for(1, 1e-5, 0, 10), ConfigError);
-  EXPECT_THROW(noise_multiplier_for(1, 1e-5, 0.1, 0), ConfigError);
 }
 
 }  // namespace

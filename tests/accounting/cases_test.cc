@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <set>
 
 #include "accounting/finite_loss.h"
 #include "src/base/error.h"
@@ -55,6 +56,19 @@ TEST(Cases, NoPublishedCaseFails) {
     EXPECT_TRUE(result.pass) << result.id << ": " << result.value << " expected " << result.expected;
   }
   EXPECT_GE(understood, 19);
+}
+
+TEST(Cases, ValuesSummedAndIntegratedFromTheLawsAreMetForEveryQuantity) {
+  const char* source = std::getenv("DPFA_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "DPFA_SOURCE_DIR names the source folder";
+  std::set<std::string> covered;
+  for (const json& test_case :
+       read_cases(std::filesystem::path(source) / "tests/accounting/case_values.json")) {
+    expect_pass(test_case);
+    covered.insert(test_case.at("mechanism").get<std::string>() + "/" +
+                   test_case.at("quantity").get<std::string>());
+  }
+  EXPECT_GE(covered.size(), 55u);
 }
 
 TEST(Cases, ValuesOfOtherImplementationsAreMet) {

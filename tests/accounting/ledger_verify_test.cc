@@ -70,7 +70,7 @@ TEST(LedgerVerify, ChargesOfOtherEventsAreComposedAsWhatTheyAre) {
   const LedgerReport report = verify_ledger_text(ledger.text());
   EXPECT_EQ(report.epsilon, epsilon_of(charges, 1e-5).epsilon);
   ledger.charge(5, 7, {{"mechanism", "magic"}});
-  expect_invalid(ledger.text(), "no accountant");
+  expect_invalid(ledger.text(), "without an accountant");
 }
 
 TEST(LedgerVerify, SpendingIsListedByStartAndRangeOfSteps) {

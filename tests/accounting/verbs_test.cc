@@ -6,6 +6,7 @@
 #include "accounting/accountant.h"
 #include "accounting/ledger.h"
 #include "src/base/error.h"
+#include "src/cli/bench_account.h"
 #include "src/cli/cli.h"
 #include "tests/accounting/ledger_fixture.h"
 #include "tests/support/temporary_folder.h"
@@ -70,6 +71,42 @@ TEST(AccountVerb, SearchedParametersMeetTheirTarget) {
   EXPECT_LE(delta.at("lower_bound"), 1);
 }
 
+TEST(AccountVerb, SampleRateMeetsItsTarget) {
+  const json rate = account({"sample-rate", "--target_epsilon", "2", "--target_delta", "1e-6",
+                             "--noise_multiplier", "1.5", "--steps", "1000", "--json"})
+                        .object();
+  EXPECT_LE(rate.at("epsilon"), 2);
+  EXPECT_GT(rate.at("epsilon"), 1.99);
+  EXPECT_GT(rate.at("sample_rate"), 0.005);
+}
+
+TEST(AccountVerb, EventsOfAFileComposeWithTheirCounts) {
+  TemporaryFolder folder;
+  const accounting::Event step = accounting::PoissonSampledGaussianEvent{0.01, 1.1};
+  const accounting::Event query = accounting::LaplaceEvent{20, 1};
+  const json list = {{{"event", accounting::to_json(step)}, {"count", 500}},
+                     {{"event", accounting::to_json(query)}, {"count", 3}}};
+  const std::string file = (folder / "events.json").string();
+  write_text(file, list.dump());
+  const json object = account({"epsilon", "--events", file, "--delta", "1e-5", "--json"}).object();
+  const std::vector<accounting::Charge> charges = {{step, 500}, {query, 3}};
+  EXPECT_EQ(object.at("epsilon"), accounting::epsilon_of(charges, 1e-5).epsilon);
+  EXPECT_EQ(object.at("relation"), "add_or_remove_one");
+  EXPECT_EQ(object.at("events"), 2);
+  const json delta = account({"delta", "--events", file, "--epsilon", "1.5", "--json"}).object();
+  EXPECT_EQ(delta.at("delta"), accounting::delta_of(charges, 1.5));
+  const json search =
+      account({"epsilon", "--events", file, "--delta", "1e-5", "--repeat_mean", "10", "--json"}).object();
+  EXPECT_GT(search.at("epsilon"), object.at("epsilon"));
+  EXPECT_EQ(search.at("accountant"), "rdp_repeat_and_select");
+
+  write_text(file, R"([{"event": {"mechanism": "unheard_of"}, "count": 1}])");
+  EXPECT_THROW(account({"epsilon", "--events", file, "--delta", "1e-5"}), accounting::UnsupportedEvent);
+  write_text(file, "{}");
+  EXPECT_THROW(account({"epsilon", "--events", file, "--delta", "1e-5"}), IoError);
+  EXPECT_THROW(account({"epsilon", "--events", file, "--steps", "3", "--delta", "1e-5"}), ConfigError);
+}
+
 TEST(AccountVerb, NoNoiseIsPrintedAsInfinity) {
   EXPECT_EQ(account({"epsilon", "--sample_rate", "0.01", "--noise_multiplier", "0", "--steps", "5", "--delta",
                      "1e-5", "--json"})
@@ -97,6 +134,7 @@ TEST(AccountVerb, EveryVerbHasHelp) {
                                                        {"delta", "--help"},
                                                        {"noise-multiplier", "--help"},
                                                        {"steps", "--help"},
+                                                       {"sample-rate", "--help"},
                                                        {"check", "--help"}}) {
     const Outcome outcome = account(words);
     EXPECT_EQ(outcome.exit_code, 0);
@@ -153,6 +191,66 @@ TEST(LedgerVerb, ShowAndVerifyPrintTheGuaranteeOfAnIntactLedger) {
   const Outcome shown = ledger({"show", folder.path().string()});
   EXPECT_NE(shown.output.find("steps 0 to 2, 3 charges"), std::string::npos) << shown.output;
   EXPECT_EQ(ledger({"show", folder.path().string(), "--json"}).object().at("spending").size(), 1u);
+}
+
+TEST(LedgerVerb, VerifyPrintsACertificateThatAThirdPartyCanRead) {
+  TemporaryFolder folder;
+  auto written = accounting::Ledger::in_memory(accounting::testing::open_fields());
+  written.start({{"id", "first"}, {"world_size", 1}});
+  for (int i = 0; i < 3; ++i) written.charge(i, i, accounting::testing::event());
+  write_text(folder / "ledger.jsonl", written.text());
+  const Outcome text = ledger({"verify", folder.path().string(), "--head", written.digest()});
+  EXPECT_EQ(text.exit_code, 0);
+  for (const std::string& part :
+       {std::string("run made-up on data set 00ff"), std::string("3 charges of"), written.digest(),
+        std::string("relation add_or_remove_one"), std::string("confirmed"),
+        std::string("Shown only against a digest kept elsewhere"),
+        std::string("1 digest(s) given with --head")}) {
+    EXPECT_NE(text.output.find(part), std::string::npos) << part << "\n" << text.output;
+  }
+  const json object = ledger({"verify", folder.path().string(), "--json"}).object();
+  EXPECT_EQ(object.at("certificate").at("verdict"), "confirmed");
+  EXPECT_LE(object.at("certificate").at("exact_epsilon_at_least"), object.at("epsilon"));
+  EXPECT_EQ(object.at("epsilon"), ledger({"show", folder.path().string(), "--json"}).object().at("epsilon"));
+}
+
+TEST(LedgerVerb, ShowOfADataSetPrintsWhatItsRunsCostTogether) {
+  TemporaryFolder folder;
+  for (const std::string name : {"a", "b"}) {
+    json fields = accounting::testing::open_fields();
+    fields["run_id"] = name;
+    std::filesystem::create_directories(folder / name);
+    auto written = accounting::Ledger::create(folder / (name + "/ledger.jsonl"), fields);
+    written.start({{"id", name}, {"world_size", 1}});
+    for (int i = 0; i < 10; ++i) written.charge(i, i, accounting::testing::event());
+  }
+  const std::string a = (folder / "a").string(), b = (folder / "b").string();
+  const Outcome both = ledger({"show", "--dataset", "00ff", "--runs", a, b, "--json"});
+  EXPECT_EQ(both.exit_code, 0);
+  const Outcome one = ledger({"show", "--dataset", "00ff", "--runs", a, "--json"});
+  EXPECT_GT(both.object().at("epsilon"), one.object().at("epsilon"));
+  EXPECT_EQ(one.object().at("epsilon"), ledger({"verify", a, "--json"}).object().at("epsilon"));
+  EXPECT_EQ(both.object().at("runs").size(), 2u);
+  const Outcome text = ledger({"show", "--dataset=00ff", "--runs", folder.path().string()});
+  EXPECT_NE(text.output.find("joint epsilon"), std::string::npos) << text.output;
+  write_text(folder / "b/ledger.jsonl", "{}\n");
+  const Outcome refused = ledger({"show", "--dataset", "00ff", "--runs", a, "--runs", b, "--json"});
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_TRUE(refused.object().at("epsilon").is_null());
+  EXPECT_THROW(ledger({"show", "--dataset", "00ff"}), ConfigError);
+  EXPECT_THROW(ledger({"show", "--dataset", "00ff", "--runs", "/nonexistent"}), IoError);
+}
+
+TEST(BenchVerb, PrintsCasesWithTheirBaselines) {
+  const json object = run(bench_account, {"--only", "rdp", "--repeats", "1", "--json"}).object();
+  ASSERT_EQ(object.at("results").size(), 1u);
+  const json& result = object.at("results").at(0);
+  for (const char* name : {"case", "seconds", "baseline", "baseline_seconds", "ratio", "repeats",
+                           "peak_rss_mib", "baseline_peak_rss_mib"}) {
+    EXPECT_TRUE(result.contains(name)) << name;
+  }
+  EXPECT_TRUE(object.at("machine").contains("cpu"));
+  EXPECT_THROW(bench_account({"--only", "nothing"}), ConfigError);
 }
 
 TEST(LedgerVerb, AlteredLedgerHasNoEpsilonAndExitsWithFive) {

@@ -1,0 +1,199 @@
+#include "accounting/joint_ledger.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "accounting/accountant.h"
+#include "accounting/ledger_chain.h"
+#include "accounting/text_file.h"
+#include "src/base/error.h"
+#include "src/base/plant.h"
+
+namespace dpfa::accounting {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr const char* kLedgerFile = "ledger.jsonl";
+
+struct Places {
+  std::set<fs::path> ledgers;
+  std::vector<fs::path> without_ledger;  // run folders whose ledger is gone
+};
+
+void look_into(const fs::path& place, Places& places) {
+  size_t found = 0;
+  const auto look_at = [&](const fs::path& folder) {
+    if (fs::exists(folder / kLedgerFile)) {
+      places.ledgers.insert(fs::canonical(folder / kLedgerFile));
+      ++found;
+    } else if (fs::is_directory(folder / "checkpoints")) {
+      places.without_ledger.push_back(folder);
+      ++found;
+    }
+  };
+  look_at(place);
+  for (const auto& entry :
+       fs::recursive_directory_iterator(place, fs::directory_options::follow_directory_symlink)) {
+    if (entry.is_directory()) look_at(entry.path());
+  }
+  if (found == 0) {
+    throw IoError("the folder '" + place.string() + "' holds no " + kLedgerFile +
+                  ": name run folders, ledger files or folders above them");
+  }
+}
+
+Places find_ledgers(const std::vector<fs::path>& names) {
+  Places places;
+  for (const fs::path& place : names) {
+    try {
+      if (fs::is_directory(place)) {
+        look_into(place, places);
+      } else {
+        places.ledgers.insert(fs::canonical(place));
+      }
+    } catch (const fs::filesystem_error& error) {
+      throw IoError("cannot look for ledgers in '" + place.string() + "': " + error.code().message());
+    }
+  }
+  return places;
+}
+
+std::string text_field(const json& object, const char* name) {
+  return object.is_object() && object.contains(name) && object.at(name).is_string()
+             ? object.at(name).get<std::string>()
+             : std::string();
+}
+
+// The charges of all ledgers of one data set, each line once.
+class Charges {
+ public:
+  // Counts what is new in this ledger, and what it has still to charge.
+  void add(JointRun& run) {
+    const json& planned = run.report.open.at("plan").at("event");
+    bool named = true;  // every start so far has a random id
+    const auto count = [&](const std::string& digest, const json& event) {
+      // Without ids equal lines may stand for different releases.
+      const std::string key = named ? digest : run.ledger.string() + digest;
+      if (!charged_lines_.insert(key).second) return;
+      ++run.own_charges;
+      ++charged_[event.dump()];
+    };
+    const Chain chain = read_chain(read_text_file(run.ledger), [&](const json& entry) {
+      const std::string kind = entry.at("kind");
+      if (kind == "start" && text_field(entry, "id").empty() && !DPFA_PLANT("forks_share_their_tails"))
+        named = false;
+      if (kind == "charge") count(entry.at("digest"), entry.at("event"));
+      if (kind == "torn") count(entry.at("digest"), planned);
+    });
+    named = false;
+    if (chain.torn_tail) count("tail", planned);
+    run.planned_rest = std::max<int64_t>(0, run.report.planned_steps - run.report.steps);
+    planned_[planned.dump()] += run.planned_rest;
+  }
+
+  std::vector<Charge> charged() const { return list(charged_); }
+  std::vector<Charge> planned() const {
+    std::vector<Charge> all = list(charged_), rest = list(planned_);
+    all.insert(all.end(), rest.begin(), rest.end());
+    return all;
+  }
+
+ private:
+  static std::vector<Charge> list(const std::map<std::string, int64_t>& counts) {
+    std::vector<Charge> charges;
+    for (const auto& [event, count] : counts) charges.push_back({event_from_json(json::parse(event)), count});
+    return charges;
+  }
+
+  std::set<std::string> charged_lines_;
+  std::map<std::string, int64_t> charged_, planned_;  // canonical event text to count
+};
+
+// Empty where the ledger is intact and says which data set it belongs to.
+std::string read_run(const fs::path& ledger, JointRun& run) {
+  run.ledger = ledger;
+  try {
+    run.report = verify_ledger(ledger.filename() == kLedgerFile ? ledger.parent_path() : ledger);
+  } catch (const IoError& error) {
+    return error.what();
+  }
+  if (!run.report.valid) return "the ledger '" + ledger.string() + "' is not intact: " + run.report.reason;
+  run.run_id = text_field(run.report.open, "run_id");
+  run.dataset_id = text_field(run.report.open, "dataset_id");
+  return run.dataset_id.empty() ? "the ledger '" + ledger.string() + "' names no data set" : "";
+}
+
+std::string refusal_of(const JointReport& joint) {
+  for (const JointRun& run : joint.runs) {
+    if (!run.report.is_private)
+      return "the run '" + run.ledger.string() + "' is NOT PRIVATE: " + run.report.not_private_because;
+    if (run.report.relation != joint.runs.front().report.relation)
+      return "the runs have different neighbouring relations (" + run.report.relation + " and " +
+             joint.runs.front().report.relation + "), which do not compose";
+  }
+  return {};
+}
+
+void compute(JointReport& joint, double delta) {
+  joint.relation = joint.runs.front().report.relation;
+  joint.delta = delta;
+  Charges charges;
+  for (JointRun& run : joint.runs) {
+    charges.add(run);
+    if (delta == 0)
+      joint.delta = joint.delta == 0 ? run.report.delta : std::min(joint.delta, run.report.delta);
+  }
+  try {
+    const EpsilonReport whole = epsilon_of(charges.planned(), joint.delta);
+    joint.epsilon_charged = std::min(whole.epsilon, epsilon_of(charges.charged(), joint.delta).epsilon);
+    joint.epsilon = whole.epsilon;
+    joint.lower_bound = whole.lower_bound;
+    joint.accountant = whole.accountant;
+  } catch (const Error& error) {
+    joint.refusal = std::string("what was charged has no joint epsilon: ") + error.what();
+  }
+}
+
+}  // namespace
+
+JointReport joint_ledgers(const std::string& dataset_id, const std::vector<fs::path>& places, double delta) {
+  JointReport joint;
+  joint.dataset_id = dataset_id;
+  joint.epsilon = joint.epsilon_charged = std::numeric_limits<double>::infinity();
+  const Places found = find_ledgers(places);
+  if (!found.without_ledger.empty()) {
+    joint.refusal = "the folder '" + found.without_ledger.front().string() +
+                    "' has checkpoints and no ledger: what was released from there is not known";
+  }
+  for (const fs::path& ledger : found.ledgers) {
+    JointRun run;
+    const std::string problem = read_run(ledger, run);
+    if (!problem.empty()) {
+      if (joint.refusal.empty()) joint.refusal = problem;
+    } else {
+      (run.dataset_id == dataset_id ? joint.runs : joint.others).push_back(std::move(run));
+    }
+  }
+  if (joint.refusal.empty()) joint.refusal = refusal_of(joint);
+  if (!joint.refusal.empty()) return joint;
+  if (joint.runs.empty()) {
+    joint.epsilon = joint.epsilon_charged = 0;
+    return joint;
+  }
+  compute(joint, delta);
+  return joint;
+}
+
+std::string dataset_id_of(const std::string& text) {
+  if (!fs::is_directory(text)) return text;
+  const fs::path index = fs::path(text) / "dataset.json";
+  const std::string id = text_field(json::parse(read_text_file(index), nullptr, false), "id");
+  if (id.empty()) throw IoError("the file '" + index.string() + "' holds no id of a data set");
+  return id;
+}
+
+}  // namespace dpfa::accounting
