@@ -47,7 +47,8 @@ double peak_mib(const std::vector<std::string>& words) {
   int status = 0;
   struct rusage usage {};
   wait4(child, &status, 0, &usage);
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw InternalError("the child that measures memory failed");
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    throw InternalError("the child that measures memory failed");
   return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
@@ -74,7 +75,8 @@ int bench_step(const Arguments& arguments) {
       .add("only", &only, "private or baseline: run one of the two (used to measure memory)")
       .flag("json", &json, "one JSON object");
   if (!options.parse(arguments)) return 0;
-  const auto among = [](const std::string& name, const std::string& value, std::initializer_list<const char*> list) {
+  const auto among = [](const std::string& name, const std::string& value,
+                        std::initializer_list<const char*> list) {
     if (std::find(list.begin(), list.end(), value) == list.end())
       throw ConfigError("--" + name + " " + value + ": not one of the values that --help lists");
   };
@@ -82,8 +84,8 @@ int bench_step(const Arguments& arguments) {
   among("numerics", spec.numerics, {"exact", "fp32"});
   among("release", release, {"on", "off"});
   among("only", only, {"", "private", "baseline"});
-  if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 || threads < 0 ||
-      spec.batch > 255)
+  if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 ||
+      threads < 0 || spec.batch > 255)
     throw ConfigError("layers, width, vocab, batch (at most 255), sequence and repeats must be at least 1");
   shape.heads = std::max<int64_t>(1, shape.width / 64);
   if (shape.width % shape.heads != 0) throw ConfigError("--width must be a multiple of 64 (or below 128)");
@@ -95,18 +97,38 @@ int bench_step(const Arguments& arguments) {
 
   if (!only.empty()) {
     train::StepBench bench(spec, only == "private", only == "baseline");
-    for (int64_t k = 0; k <= repeats; ++k) only == "private" ? bench.private_seconds() : bench.baseline_seconds();
+    for (int64_t k = 0; k <= repeats; ++k)
+      only == "private" ? bench.private_seconds() : bench.baseline_seconds();
     return 0;
   }
-  // Memory first: a forked child's peak begins at what its parent holds. One step after the first shows the peak.
+  // Memory first: a forked child's peak begins at what its parent holds. One step after the first shows the
+  // peak.
   const auto child = [&](const char* which) {
-    std::vector<std::string> words = {
-        "dpfa",       "bench",      "step",          "--layers",    std::to_string(shape.layers),
-        "--width",    std::to_string(shape.width),   "--vocab",     std::to_string(shape.vocab),
-        "--batch",    std::to_string(spec.batch),    "--sequence",  std::to_string(spec.sequence),
-        "--compute",  spec.compute, "--numerics",    spec.numerics, "--release",
-        release,      "--threads",  std::to_string(threads),        "--repeats",
-        "1",          "--only",     which};
+    std::vector<std::string> words = {"dpfa",
+                                      "bench",
+                                      "step",
+                                      "--layers",
+                                      std::to_string(shape.layers),
+                                      "--width",
+                                      std::to_string(shape.width),
+                                      "--vocab",
+                                      std::to_string(shape.vocab),
+                                      "--batch",
+                                      std::to_string(spec.batch),
+                                      "--sequence",
+                                      std::to_string(spec.sequence),
+                                      "--compute",
+                                      spec.compute,
+                                      "--numerics",
+                                      spec.numerics,
+                                      "--release",
+                                      release,
+                                      "--threads",
+                                      std::to_string(threads),
+                                      "--repeats",
+                                      "1",
+                                      "--only",
+                                      which};
     if (tied) words.push_back("--tied");
     return peak_mib(words);
   };
@@ -129,25 +151,31 @@ int bench_step(const Arguments& arguments) {
                            (spec.release ? "" : "/no-release");
   const double seconds = median(with_privacy), other = median(baseline);
   if (json) {
-    const nlohmann::json result = {{"case", name},          {"seconds", seconds},
+    const nlohmann::json result = {{"case", name},
+                                   {"seconds", seconds},
                                    {"baseline", "the same engine and optimizer without clipping and noise"},
-                                   {"baseline_seconds", other}, {"ratio", seconds / other},
-                                   {"repeats", repeats},        {"peak_rss_mib", peak},
+                                   {"baseline_seconds", other},
+                                   {"ratio", seconds / other},
+                                   {"repeats", repeats},
+                                   {"peak_rss_mib", peak},
                                    {"baseline_peak_rss_mib", baseline_peak},
-                                   {"numerics", spec.numerics}, {"parameters", shape.parameter_count()},
-                                   {"all_seconds", with_privacy}, {"all_baseline_seconds", baseline}};
-    std::cout << nlohmann::json{{"machine", {{"cpu", cpu_model()}, {"threads", threads == 0
-                                                                                   ? std::thread::hardware_concurrency()
-                                                                                   : static_cast<unsigned>(threads)}}},
+                                   {"numerics", spec.numerics},
+                                   {"parameters", shape.parameter_count()},
+                                   {"all_seconds", with_privacy},
+                                   {"all_baseline_seconds", baseline}};
+    std::cout << nlohmann::json{{"machine",
+                                 {{"cpu", cpu_model()},
+                                  {"threads", threads == 0 ? std::thread::hardware_concurrency()
+                                                           : static_cast<unsigned>(threads)}}},
                                 {"results", {result}}}
                      .dump()
               << '\n';
   } else {
     std::cout << name << " on " << cpu_model() << "\n"
-              << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, " << std::setprecision(0)
-              << peak << " MiB\n"
-              << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0) << baseline_peak
-              << " MiB\n"
+              << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, "
+              << std::setprecision(0) << peak << " MiB\n"
+              << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
+              << baseline_peak << " MiB\n"
               << std::setprecision(3) << "  ratio        " << seconds / other << " (medians of " << repeats
               << " in turn)\n";
   }
@@ -162,7 +190,8 @@ int run_bench(const Arguments& arguments) {
     std::cout << usage << "\n";
     return 0;
   }
-  if (!arguments.empty() && arguments[0] == "account") return bench_account({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "account")
+    return bench_account({arguments.begin() + 1, arguments.end()});
   if (arguments.empty() || arguments[0] != "step")
     throw ConfigError((arguments.empty() ? "which benchmark?" : "unknown benchmark '" + arguments[0] + "'") +
                       std::string(": ") + usage);
