@@ -5,8 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "accounting/event_loss.h"
 #include "accounting/hockey_stick.h"
-#include "accounting/lower_bound.h"
 #include "accounting/rdp.h"
 #include "accounting/schedule.h"
 #include "src/base/error.h"
@@ -51,10 +51,11 @@ double one_step_log_delta(double rate, double noise, double epsilon) {
                   sampled_log_delta(base, rate, epsilon, Direction::kAdd));
 }
 
-// Calls `exact` with the log delta of the composition where that is known in closed form, else `renyi`.
-template <typename Exact, typename Renyi>
+// Calls `exact` with the log delta of the composition where that is known in closed form; else the smaller of
+// `renyi` and, where the events have dominating pairs, `losses`.
+template <typename Exact, typename Renyi, typename Losses>
 Upper upper_bound(const Schedule& schedule, double when_free, double when_open, const Exact& exact,
-                  const Renyi& renyi) {
+                  const Renyi& renyi, const Losses& losses) {
   const std::vector<Charge>& parts = schedule.parts;
   if (parts.empty()) return {when_free, 0, "trivial"};
   for (const Charge& part : parts) {
@@ -72,6 +73,9 @@ Upper upper_bound(const Schedule& schedule, double when_free, double when_open, 
   }
   ScheduleRdp rdp(schedule);
   const OrderBound best = renyi([&rdp](double order) { return rdp(order) * (1 + kRenyiSlack); });
+  if (const auto pairs = loss_pairs_of(schedule)) {
+    if (const double value = losses(*pairs); value < best.value) return {value, 0, "pld"};
+  }
   return {best.value, best.order, "rdp"};
 }
 
@@ -92,7 +96,8 @@ Upper epsilon_upper(const Schedule& schedule, double delta) {
         const double remaining = remaining_delta(schedule, delta);
         if (remaining < 0) return OrderBound{kInfinity, 0};
         return best_epsilon(curve, remaining);
-      });
+      },
+      [delta](const std::vector<PairCount>& pairs) { return loss_epsilon_upper(pairs, delta); });
   upper.value *= 1 + kExactSlack;
   return upper;
 }
@@ -106,25 +111,27 @@ Upper log_delta_upper(const Schedule& schedule, double epsilon) {
         const double failure = -std::expm1(log_no_failure(schedule));
         if (failure > 0) best.value = std::log(failure + (1 - failure) * std::exp(best.value));
         return best;
-      });
+      },
+      [epsilon](const std::vector<PairCount>& pairs) { return loss_log_delta_upper(pairs, epsilon); });
+}
+
+// Whether some neighbours' outputs have the very pair of loss_pairs_of.
+bool attains_its_pair(const Event& event) {
+  return std::holds_alternative<GaussianEvent>(event) || sampled(event) != nullptr ||
+         std::holds_alternative<RandomizedResponseEvent>(event) ||
+         std::holds_alternative<ApproximateDpEvent>(event);
 }
 
 // No post-processing has a larger epsilon than what it processes, so any part of the run bounds the whole.
 double epsilon_lower(const Schedule& schedule, const Upper& upper, double delta) {
-  if (upper.accountant != "rdp") return std::isinf(upper.value) ? upper.value : upper.value * (1 - 1e-9);
-  double best = 0;
+  if (upper.accountant != "rdp" && upper.accountant != "pld")
+    return std::isinf(upper.value) ? upper.value : upper.value * (1 - 1e-9);
+  Schedule attained{schedule.relation, {}};
   for (const Charge& part : schedule.parts) {
-    const auto* poisson = sampled(part.event);
-    if (schedule.relation == Relation::kReplaceOne && poisson != nullptr) continue;
-    if (poisson == nullptr && !std::holds_alternative<GaussianEvent>(part.event)) continue;
-    const Schedule alone{schedule.relation, {{part.event, poisson == nullptr ? part.count : 1}}};
-    best = std::max(best, epsilon_upper(alone, delta).value * (1 - 1e-9));
-    if (poisson != nullptr) {
-      best = std::max(
-          best, sum_epsilon_lower_bound(poisson->sample_rate, poisson->noise_multiplier, part.count, delta));
-    }
+    if (attains_its_pair(part.event)) attained.parts.push_back(part);
   }
-  return best;
+  const auto pairs = loss_pairs_of(attained);
+  return pairs ? std::min(upper.value, loss_epsilon_lower(*pairs, delta)) : 0;
 }
 
 }  // namespace

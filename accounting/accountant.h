@@ -17,7 +17,7 @@ struct EpsilonReport {
   double epsilon = 0;  // smallest valid upper bound found; infinity where there is none
   double delta = 0;
   double lower_bound = 0;  // no mechanism analysis can go below this epsilon at this delta
-  std::string accountant;  // which bound `epsilon` is: "rdp"; exact: "gaussian", "one_step", "trivial"
+  std::string accountant;  // which bound `epsilon` is: "rdp", "pld"; exact: "gaussian", "one_step", "trivial"
   double order = 0;        // Renyi order that gave it, 0 for the exact ones
 };
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "accounting/accountant.h"
+#include "accounting/calibrate.h"
 #include "accounting/case_parameters.h"
 #include "accounting/hockey_stick.h"
 #include "accounting/normal_distribution.h"
@@ -75,6 +76,12 @@ CaseValue sampled_sigma(CaseParameters& p) {
     release.noise = sigma / sensitivity;
     return release.log_delta(epsilon) <= target;
   });
+}
+
+// By the reported epsilon, the smallest of the bounds.
+CaseValue sampled_max_steps(CaseParameters& p) {
+  const double epsilon = p.positive("epsilon"), delta = p.rate("delta");
+  return {static_cast<double>(steps_for(epsilon, delta, p.rate("q"), p.positive("sigma"))), {}};
 }
 
 CaseValue sampled_rdp(CaseParameters& p) {
@@ -205,6 +212,7 @@ void add_gaussian_cases(CaseTable& table) {
   table["poisson_subsampled_gaussian/delta"] = sampled_delta;
   table["poisson_subsampled_gaussian/epsilon"] = sampled_epsilon;
   table["poisson_subsampled_gaussian/sigma"] = sampled_sigma;
+  table["poisson_subsampled_gaussian/max_steps"] = sampled_max_steps;
   table["poisson_subsampled_gaussian/epsilon_via_rdp"] = sampled_epsilon_via_rdp;
   table["poisson_subsampled_gaussian/sigma_rdp"] = sampled_sigma_rdp;
   table["poisson_subsampled_gaussian/epsilon_gdp_clt"] = sampled_epsilon_gdp;

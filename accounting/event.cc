@@ -100,6 +100,9 @@ std::string relation_name(Relation relation) {
 void check_event(const Event& event) {
   Checker checker;
   std::visit([&checker](auto copy) { internal::fields(checker, copy); }, event);
+  const auto* rounded = std::get_if<PoissonSampledDiscreteGaussianEvent>(&event);
+  if (rounded != nullptr && rounded->rounded_dimension > rounded->dimension)
+    throw ConfigError("rounded_dimension exceeds dimension: a coordinate without noise hides nothing");
 }
 
 Relation relation(const Event& event) {

@@ -25,69 +25,85 @@ double between_whole_orders(double order, const Bound& bound) {
   return (below + (order - low) * (above - below)) / (order - 1);
 }
 
-double simple_rdp(const GaussianEvent& e, double order) {
-  return sampled_gaussian_rdp(1, e.noise_multiplier, order);
+RdpCurve curve_of(const GaussianEvent& e) {
+  return [noise = e.noise_multiplier](double order) { return sampled_gaussian_rdp(1, noise, order); };
 }
 
-double simple_rdp(const PoissonSampledGaussianEvent& e, double order) {
-  if (e.relation != Relation::kReplaceOne)
-    return sampled_gaussian_rdp(e.sample_rate, e.noise_multiplier, order);
-  return replaced_sampled_gaussian_rdp(e.sample_rate, e.noise_multiplier, order);
+RdpCurve curve_of(const PoissonSampledGaussianEvent& e) {
+  if (e.relation == Relation::kReplaceOne) {
+    return
+        [e](double order) { return replaced_sampled_gaussian_rdp(e.sample_rate, e.noise_multiplier, order); };
+  }
+  return SampledGaussianRdp(e.sample_rate, e.noise_multiplier);
 }
 
-double simple_rdp(const TruncatedPoissonGaussianEvent& e, double order) {
-  const double full = truncation_probability(e);
-  const double noise = e.noise_multiplier / e.sensitivity;
-  const double kept = sampled_gaussian_rdp(e.sample_rate, noise, order);
-  const double replaced = sampled_gaussian_rdp(e.sample_rate, noise / 2, order);
-  if (full == 0) return kept;
-  if (std::isinf(order)) return replaced;
-  if (order == 1) return kept + full * (replaced - kept);
-  // log of the mixture of moments, relative to the smaller one.
-  const double excess = (order - 1) * (replaced - kept);
-  const double growth = excess > 700 ? excess + std::log(full) : std::log1p(full * std::expm1(excess));
-  return kept + std::min(growth, excess) / (order - 1);
+RdpCurve curve_of(const TruncatedPoissonGaussianEvent& e) {
+  const double full = truncation_probability(e), noise = e.noise_multiplier / e.sensitivity;
+  SampledGaussianRdp near(e.sample_rate, noise), far(e.sample_rate, noise / 2);
+  return [full, near, far](double order) mutable {
+    const double kept = near(order);
+    if (full == 0) return kept;
+    const double replaced = far(order);
+    if (std::isinf(order)) return replaced;
+    if (order == 1) return kept + full * (replaced - kept);
+    // log of the mixture of moments, relative to the smaller one.
+    const double excess = (order - 1) * (replaced - kept);
+    const double growth = excess > 700 ? excess + std::log(full) : std::log1p(full * std::expm1(excess));
+    return kept + std::min(growth, excess) / (order - 1);
+  };
 }
 
-double simple_rdp(const LaplaceEvent& e, double order) { return laplace_rdp(e.scale / e.sensitivity, order); }
-
-double simple_rdp(const DiscreteGaussianEvent& e, double order) {
-  return sampled_gaussian_rdp(1, e.sigma / e.sensitivity, order);  // 2004.00010, proposition 5
+RdpCurve curve_of(const SampledWithoutReplacementGaussianEvent& e) {
+  return WithoutReplacementRdp(e.sample_rate, e.noise_multiplier / e.sensitivity);
 }
 
-double simple_rdp(const PoissonSampledDiscreteGaussianEvent& e, double order) {
-  return sampled_discrete_gaussian_rdp(e, order);
+RdpCurve curve_of(const LaplaceEvent& e) {
+  return [b = e.scale / e.sensitivity](double order) { return laplace_rdp(b, order); };
 }
 
-double simple_rdp(const DiscreteLaplaceEvent& e, double order) {
-  return discrete_laplace_rdp(e.parameter, e.sensitivity, order);
+RdpCurve curve_of(const DiscreteGaussianEvent& e) {
+  return curve_of(GaussianEvent{e.sigma / e.sensitivity, 1, e.relation});  // 2004.00010, proposition 5
 }
 
-double simple_rdp(const SkellamEvent& e, double order) {
-  if (std::isinf(order) || e.variance == 0) return kInfinity;
-  return between_whole_orders(order, [&e](double whole) {
-    return skellam_rdp_bound(e.variance, e.l1_sensitivity, e.l2_sensitivity, whole);
-  });
+RdpCurve curve_of(const PoissonSampledDiscreteGaussianEvent& e) {
+  return [e](double order) { return sampled_discrete_gaussian_rdp(e, order); };
 }
 
-double simple_rdp(const RandomizedResponseEvent& e, double order) {
-  return randomized_response_rdp(e.noise, static_cast<double>(e.buckets), order,
-                                 e.relation == Relation::kZeroOut);
+RdpCurve curve_of(const DiscreteLaplaceEvent& e) {
+  return [e](double order) { return discrete_laplace_rdp(e.parameter, e.sensitivity, order); };
 }
 
-double simple_rdp(const ExponentialMechanismEvent& e, double order) {
-  return exponential_mechanism_rdp(e.epsilon, order);
+RdpCurve curve_of(const SkellamEvent& e) {
+  return [e](double order) {
+    if (std::isinf(order)) return kInfinity;
+    return between_whole_orders(order, [&e](double whole) {
+      return skellam_rdp_bound(e.variance, e.l1_sensitivity, e.l2_sensitivity, whole);
+    });
+  };
 }
 
-double simple_rdp(const ZeroConcentratedEvent& e, double order) {
-  return e.rho == 0 ? e.xi : e.xi + e.rho * order;
+RdpCurve curve_of(const RandomizedResponseEvent& e) {
+  return [e](double order) {
+    return randomized_response_rdp(e.noise, static_cast<double>(e.buckets), order,
+                                   e.relation == Relation::kZeroOut);
+  };
+}
+
+RdpCurve curve_of(const ExponentialMechanismEvent& e) {
+  return [e](double order) { return exponential_mechanism_rdp(e.epsilon, order); };
+}
+
+RdpCurve curve_of(const ZeroConcentratedEvent& e) {
+  return [e](double order) { return e.rho == 0 ? e.xi : e.xi + e.rho * order; };
 }
 
 // What is left of it without its delta, which the schedule carries.
-double simple_rdp(const ApproximateDpEvent& e, double order) { return pure_dp_rdp(e.epsilon, order); }
+RdpCurve curve_of(const ApproximateDpEvent& e) {
+  return [e](double order) { return pure_dp_rdp(e.epsilon, order); };
+}
 
 template <typename Other>
-double simple_rdp(const Other&, double) {
+RdpCurve curve_of(const Other&) {
   throw InternalError("an event that simplify() rewrites has no divergence of its own");
 }
 
@@ -105,15 +121,11 @@ ScheduleRdp::ScheduleRdp(const Schedule& schedule) {
   std::vector<std::pair<const PoissonSampledGaussianEvent*, int64_t>> sampled;
   for (const Charge& part : schedule.parts) {
     const auto* event = std::get_if<PoissonSampledGaussianEvent>(&part.event);
-    const auto* without = std::get_if<SampledWithoutReplacementGaussianEvent>(&part.event);
-    if (without != nullptr) {
-      without_replacement_.push_back(
-          {WithoutReplacementRdp(without->sample_rate, without->noise_multiplier / without->sensitivity),
-           static_cast<double>(part.count)});
-    } else if (event == nullptr || event->relation == Relation::kReplaceOne) {
-      others_.push_back(part);
-    } else {
+    if (event != nullptr) {
       sampled.push_back({event, part.count});
+    } else {
+      terms_.push_back({std::visit([](const auto& one) { return curve_of(one); }, part.event),
+                        static_cast<double>(part.count)});
     }
   }
   std::map<std::pair<double, double>, double> dominating;
@@ -126,20 +138,16 @@ ScheduleRdp::ScheduleRdp(const Schedule& schedule) {
     }
   }
   for (const auto& [key, count] : dominating)
-    sampled_.push_back({SampledGaussianRdp(key.first, key.second), count});
+    terms_.push_back(
+        {curve_of(PoissonSampledGaussianEvent{key.first, key.second, 1, schedule.relation}), count});
 }
 
-double ScheduleRdp::operator()(double order) {
+double ScheduleRdp::operator()(double order) const {
   double sum = 0;
-  auto add = [&sum](double one, double count) {
+  for (const auto& [curve, count] : terms_) {
+    const double one = curve(order);
     // A negative or NaN divergence is a failed computation; in a sum it would hide others.
     sum += (one >= 0 ? one : kInfinity) * (DPFA_PLANT("count_ignored") ? 1.0 : count);
-  };
-  for (Sampled& part : sampled_) add(part.rdp(order), part.count);
-  for (WithoutReplacement& part : without_replacement_) add(part.rdp(order), part.count);
-  for (const Charge& part : others_) {
-    add(std::visit([order](const auto& event) { return simple_rdp(event, order); }, part.event),
-        static_cast<double>(part.count));
   }
   return sum;
 }

@@ -44,7 +44,7 @@ class AdaptiveSum {
 
 class Filter {
  public:
-  // Renyi filter at one fixed order: (order, budget)-RDP (Feldman and Zrnic 2021, theorem 3.1).
+  // Renyi filter at one fixed order: (order, budget)-RDP (Feldman and Zrnic 2021).
   static Filter renyi(double order, double budget);
   // The one whose guarantee is `epsilon` at `delta`: budget = epsilon - log1p(-1/a) + log(delta a) / (a - 1).
   static Filter renyi_for(double epsilon, double delta, double order);

@@ -7,14 +7,16 @@
 
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "accounting/event.h"
-#include "accounting/mechanism_rdp.h"
 #include "accounting/sampled_gaussian_rdp.h"
 #include "accounting/schedule.h"
 
 namespace dpfa::accounting {
+
+using RdpCurve = std::function<double(double order)>;
 
 // One release of any event, in its worse direction, and the sum over a schedule; order >= 1 or infinite. The
 // sum leaves out the deltas of approximate_dp events: with probability e^log_no_failure() none of them
@@ -23,24 +25,14 @@ double rdp_of(const Event& event, double order);
 double rdp_of(const Schedule& schedule, double order);
 // The same sum for many orders: grids are shared by orders. Of more than 512 Poisson-sampled Gaussians it is
 // that of a dominating schedule (rates rounded up, noise down, by the least common ratio that leaves no
-// more).
+// more). One object serves one thread.
 class ScheduleRdp {
  public:
   explicit ScheduleRdp(const Schedule& schedule);
-  double operator()(double order);
+  double operator()(double order) const;
 
  private:
-  struct Sampled {
-    SampledGaussianRdp rdp;
-    double count;
-  };
-  struct WithoutReplacement {
-    WithoutReplacementRdp rdp;
-    double count;
-  };
-  std::vector<Sampled> sampled_;
-  std::vector<WithoutReplacement> without_replacement_;
-  std::vector<Charge> others_;
+  std::vector<std::pair<RdpCurve, double>> terms_;  // with their counts
 };
 double log_no_failure(const Schedule& schedule);  // sum of count log(1 - delta), at most 0
 
@@ -51,7 +43,6 @@ double epsilon_from_rdp(double rdp, double order, double delta);
 // log delta at `epsilon` by the same two bounds; at most 0.
 double log_delta_from_rdp(double rdp, double order, double epsilon);
 
-using RdpCurve = std::function<double(double order)>;
 struct OrderBound {
   double value;  // epsilon or log delta
   double order;  // that gave it

@@ -19,10 +19,11 @@ struct Schedule {
   //   shuffled_epoch_gaussian          gaussian: a record lies in one batch of an epoch
   //   tree_aggregation                 gaussian of noise s / sqrt(h), h = ceil(log2(steps + 1)) nodes on a
   //   path banded_matrix_cyclic_poisson     ceil(iterations / bands) x poisson_subsampled_gaussian
-  //   (accounting of
-  //                                    Choquette-Choo et al. 2023, 2306.08153, theorem 4)
+  //   (Choquette-Choo et
+  //                                    al. 2023, 2306.08153)
   //   composed                         its parts, counts multiplied
   //   poisson_subsampled_gaussian, q=1 gaussian (replace_one: of twice the sensitivity)
+  //   any release without noise        gaussian without noise: both cost infinity
   std::vector<Charge> parts;
 };
 

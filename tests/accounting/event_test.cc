@@ -90,13 +90,13 @@ TEST(Event, CompositionsNestedWithoutEndAreRefused) {
 }
 
 TEST(Event, NumbersOutOfRangeAreConfigErrors) {
-  for (const Event& event :
-       std::vector<Event>{GaussianEvent{-1}, GaussianEvent{1, 0}, GaussianEvent{INFINITY},
-                          PoissonSampledGaussianEvent{1.1, 1}, PoissonSampledGaussianEvent{NAN, 1},
-                          TruncatedPoissonGaussianEvent{0.1, 0, 10, 1}, SameSampleGaussianEvent{0.1, {}, 1},
-                          SameSampleGaussianEvent{0.1, {1}, 0}, BandedMatrixEvent{0.1, 1, 0, 10},
-                          DiscreteLaplaceEvent{0, 1}, SkellamEvent{-1, 1, 1}, RandomizedResponseEvent{0.5, 1},
-                          ApproximateDpEvent{1, 1}, ZeroConcentratedEvent{-1, 1}}) {
+  for (const Event& event : std::vector<Event>{
+           GaussianEvent{-1}, GaussianEvent{1, 0}, GaussianEvent{INFINITY},
+           PoissonSampledGaussianEvent{1.1, 1}, PoissonSampledGaussianEvent{NAN, 1},
+           TruncatedPoissonGaussianEvent{0.1, 0, 10, 1}, SameSampleGaussianEvent{0.1, {}, 1},
+           SameSampleGaussianEvent{0.1, {1}, 0}, BandedMatrixEvent{0.1, 1, 0, 10}, DiscreteLaplaceEvent{0, 1},
+           SkellamEvent{-1, 1, 1}, RandomizedResponseEvent{0.5, 1}, ApproximateDpEvent{1, 1},
+           ZeroConcentratedEvent{-1, 1}, PoissonSampledDiscreteGaussianEvent{0.1, 4, 1, 3, 2}}) {
     EXPECT_THROW(check_event(event), ConfigError) << to_json(event);
   }
 }

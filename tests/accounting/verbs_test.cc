@@ -47,7 +47,7 @@ TEST(AccountVerb, EpsilonPrintsTheReportOfTheAccountant) {
   EXPECT_EQ(object.at("epsilon"), report.epsilon);
   EXPECT_EQ(object.at("lower_bound"), report.lower_bound);
   EXPECT_EQ(object.at("delta"), 1e-5);
-  EXPECT_EQ(object.at("accountant"), "rdp");
+  EXPECT_EQ(object.at("accountant"), report.accountant);
   EXPECT_EQ(object.at("relation"), "add_or_remove_one");
 }
 
