@@ -15,15 +15,13 @@ struct Schedule {
   // truncated_poisson_subsampled_gaussian, sampled_without_replacement_gaussian, laplace, discrete_gaussian,
   // poisson_subsampled_discrete_gaussian, discrete_laplace, skellam, randomized_response,
   // exponential_mechanism, zero_concentrated, approximate_dp. Exact rewritings, not bounds:
-  //   same_sample_gaussian             poisson_subsampled_gaussian of noise (k sum_i s_i^-2)^(-1/2)
-  //   shuffled_epoch_gaussian          gaussian: a record lies in one batch of an epoch
-  //   tree_aggregation                 gaussian of noise s / sqrt(h), h = ceil(log2(steps + 1)) nodes on a
-  //   path banded_matrix_cyclic_poisson     ceil(iterations / bands) x poisson_subsampled_gaussian
-  //   (Choquette-Choo et
-  //                                    al. 2023, 2306.08153)
-  //   composed                         its parts, counts multiplied
-  //   poisson_subsampled_gaussian, q=1 gaussian (replace_one: of twice the sensitivity)
-  //   any release without noise        gaussian without noise: both cost infinity
+  // - same_sample_gaussian: poisson_subsampled_gaussian of noise (k sum_i s_i^-2)^(-1/2)
+  // - shuffled_epoch_gaussian: gaussian, since a record lies in one batch of an epoch
+  // - tree_aggregation: gaussian of noise s / sqrt(h), h = ceil(log2(steps + 1)) nodes on a path
+  // - banded_matrix_cyclic_poisson: ceil(iterations / bands) x poisson_subsampled_gaussian (2306.08153)
+  // - composed: its parts, counts multiplied
+  // - poisson_subsampled_gaussian of rate 1: gaussian (replace_one: of twice the sensitivity)
+  // - any release without noise: gaussian without noise, both cost infinity
   std::vector<Charge> parts;
 };
 
