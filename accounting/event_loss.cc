@@ -43,9 +43,13 @@ MaybePair pair_of(const Other&) {
   return {};
 }
 
+// Every distinct part is a law and a transform of its own: more of them take minutes.
+constexpr size_t kMostParts = 512;
+
 }  // namespace
 
 std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule) {
+  if (schedule.parts.size() > kMostParts) return {};
   std::vector<PairCount> pairs;
   double precision = 0;
   for (const Charge& part : schedule.parts) {
