@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "src/base/error.h"
+#include "src/cli/bench_report.h"
 #include "src/cli/cli.h"
 #include "src/cli/options.h"
 #include "src/train/run_setup.h"
@@ -64,6 +65,7 @@ int bench_step(const Arguments& arguments) {
       .add("vocab", &shape.vocab, "vocabulary")
       .flag("tied", &tied, "the head is the token table")
       .add("batch", &spec.batch, "examples of the step")
+      .add("slots", &spec.slots, "examples of a microbatch; 0: all")
       .add("sequence", &spec.sequence, "tokens of an example")
       .add("compute", &spec.compute, "fp32 or bf16")
       .add("numerics", &spec.numerics, "exact or fp32 (how norms are measured)")
@@ -82,6 +84,7 @@ int bench_step(const Arguments& arguments) {
   among("release", release, {"on", "off"});
   among("only", only, {"", "private", "baseline"});
   if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 || threads < 0 ||
+      spec.slots < 0 ||
       spec.batch > 255)
     throw ConfigError("layers, width, vocab, batch (at most 255), sequence and repeats must be at least 1");
   shape.heads = std::max<int64_t>(1, shape.width / 64);
@@ -105,7 +108,7 @@ int bench_step(const Arguments& arguments) {
         "--batch",    std::to_string(spec.batch),    "--sequence",  std::to_string(spec.sequence),
         "--compute",  spec.compute, "--numerics",    spec.numerics, "--release",
         release,      "--threads",  std::to_string(threads),        "--repeats",
-        "1",          "--only",     which};
+        "1",          "--only",     which,           "--slots",     std::to_string(spec.slots)};
     if (tied) words.push_back("--tied");
     return peak_mib(words);
   };
@@ -156,11 +159,14 @@ int bench_step(const Arguments& arguments) {
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
-  const std::string usage = "dpfa bench step [options]: times a training step beside its non-private baseline";
+  const std::string usage =
+      "dpfa bench step|norms|noise [options]: times a training step, gradient norms or noise beside a baseline";
   if (!arguments.empty() && (arguments[0] == "--help" || arguments[0] == "help")) {
     std::cout << usage << "\n";
     return 0;
   }
+  if (!arguments.empty() && arguments[0] == "norms") return bench_norms({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "noise") return bench_noise({arguments.begin() + 1, arguments.end()});
   if (arguments.empty() || arguments[0] != "step")
     throw ConfigError((arguments.empty() ? "which benchmark?" : "unknown benchmark '" + arguments[0] + "'") +
                       std::string(": ") + usage);
