@@ -17,9 +17,10 @@ struct DropoutSite {
   int64_t step;
   int64_t site;                      // number of the place in the model
   std::span<const int64_t> records;  // (B)
+  std::span<const int64_t> offsets;  // (B + 1): rows of each example
 };
 
-// x (B*T, C) := x * mask / (1 - rate). The same call on a gradient is the backward pass.
+// x (N, C) := x * mask / (1 - rate). The same call on a gradient is the backward pass.
 void apply_dropout(const DropoutSite& site, at::Tensor& x);
 
 }  // namespace dpfa::kernels

@@ -33,7 +33,7 @@ class ExactRoute final : public NormRoute {
   template <typename T>
   void run(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
            ContributionSink& sink, std::span<ExampleOutcome> outcomes) {
-    const std::vector<Panel> panels = split_into_panels(records);
+    const std::vector<Panel> panels = split_into_panels(records, c10::CppTypeToScalarType<T>::value);
     std::vector<int64_t> starts(panels.size());
     int64_t elements = 0;
     for (size_t j = 0; j < panels.size(); ++j) {
@@ -48,9 +48,9 @@ class ExactRoute final : public NormRoute {
     std::vector<double> squares(panels.size());
     double pending_factor = 0;  // of the example whose panels the buffer holds; 0: nothing to add
     const int64_t count = static_cast<int64_t>(panels.size());
-    for (int64_t b = 0; b < records.examples; ++b) {
+    for (int64_t b = 0; b < records.examples(); ++b) {
       outcomes[b] = {};
-      if (!selected[b] && !DPFA_PLANT("zero_times_nan")) continue;
+      if (records.length(b) == 0 || (!selected[b] && !DPFA_PLANT("zero_times_nan"))) continue;
       const ScatteredRows<T> rows = scatter_rows<T>(records, b);
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {

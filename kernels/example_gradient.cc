@@ -20,8 +20,8 @@ constexpr int64_t kPanelElements = 393216;
 constexpr int64_t kPanelRowMultiple = 16;
 
 // The rows and columns of a panel of a (rows, columns) matrix.
-std::pair<int64_t, int64_t> panel_shape(at::ScalarType compute, int64_t columns) {
-  if (compute != at::kFloat)
+std::pair<int64_t, int64_t> panel_shape(at::ScalarType product, int64_t columns) {
+  if (product != at::kFloat)
     return {std::max(kPanelRowMultiple, kPanelElements / columns / kPanelRowMultiple * kPanelRowMultiple),
             columns};
   const int64_t parts = (columns + kTileColumns - 1) / kTileColumns;
@@ -53,13 +53,21 @@ std::span<const T> vector_of(const VectorRecord& record, int64_t example) {
   return {record.per_example.const_data_ptr<T>() + example * n, static_cast<size_t>(n)};
 }
 
+// Gradient of the position table's first length(example) rows.
+template <typename T>
+std::span<const T> positions_of(const GradientRecords& records, int64_t example) {
+  const at::Tensor& rows = records.embedding->row_gradient;
+  return {rows.const_data_ptr<T>() + records.begin(example) * rows.size(1),
+          static_cast<size_t>(records.length(example) * rows.size(1))};
+}
+
 }  // namespace
 
-std::vector<Panel> split_into_panels(const GradientRecords& records) {
+std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product) {
   std::vector<Panel> panels;
   for (size_t k = 0; k < records.linears.size(); ++k) {
     const auto& linear = records.linears[k];
-    const auto [rows, columns] = panel_shape(linear.input.scalar_type(), linear.columns());
+    const auto [rows, columns] = panel_shape(product, linear.columns());
     for (int64_t row = 0; row < linear.rows(); row += rows)
       for (int64_t column = 0; column < linear.columns(); column += columns)
         panels.push_back({k, row, std::min(rows, linear.rows() - row), column,
@@ -73,9 +81,9 @@ ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example) {
   ScatteredRows<T> result;
   if (!records.embedding) return result;
   const auto& embedding = *records.embedding;
-  const int64_t tokens = records.tokens, width = embedding.row_gradient.size(1);
-  const int64_t* ids = embedding.ids.data() + example * tokens;
-  const T* gradient = embedding.row_gradient.const_data_ptr<T>() + example * tokens * width;
+  const int64_t tokens = records.length(example), width = embedding.row_gradient.size(1);
+  const int64_t* ids = embedding.ids.data() + records.begin(example);
+  const T* gradient = embedding.row_gradient.const_data_ptr<T>() + records.begin(example) * width;
   std::vector<int64_t> order(tokens);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
@@ -97,18 +105,17 @@ template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
                     const ScatteredRows<T>* tied_rows, T* out) {
   const auto& linear = records.linears[panel.linear];
-  const int64_t tokens = records.tokens;
+  const int64_t begin = records.begin(example), tokens = records.length(example);
   const at::Tensor &left = linear.row_operand(), &right = linear.column_operand();
   if constexpr (std::is_same_v<T, float>) {
     multiply_transposed_tile(panel.rows, panel.columns, tokens,
-                             left.const_data_ptr<T>() + example * tokens * linear.rows() + panel.row,
-                             linear.rows(),
-                             right.const_data_ptr<T>() + example * tokens * linear.columns() + panel.column,
+                             left.const_data_ptr<T>() + begin * linear.rows() + panel.row, linear.rows(),
+                             right.const_data_ptr<T>() + begin * linear.columns() + panel.column,
                              linear.columns(), /*accumulate=*/false, out, panel.columns);
   } else {
     auto target = at::from_blob(out, {panel.rows, panel.columns}, left.options());
-    at::mm_out(target, left.narrow(0, example * tokens, tokens).narrow(1, panel.row, panel.rows).t(),
-               right.narrow(0, example * tokens, tokens).narrow(1, panel.column, panel.columns));
+    at::mm_out(target, left.narrow(0, begin, tokens).narrow(1, panel.row, panel.rows).t(),
+               right.narrow(0, begin, tokens).narrow(1, panel.column, panel.columns));
   }
 
   const bool is_tied_table =
@@ -140,11 +147,8 @@ double small_parts_norm_squared(const GradientRecords& records, int64_t example,
     sum += sum_of_squares(vector_of<Sum>(vector, example));
   }
   if (records.embedding) {
-    const auto& embedding = *records.embedding;
-    const int64_t count = records.tokens * embedding.row_gradient.size(1);
-    sum += sum_of_squares(std::span<const T>(embedding.row_gradient.const_data_ptr<T>() + example * count,
-                                             static_cast<size_t>(count)));
-    if (!embedding.tied_head) sum += sum_of_squares(std::span<const T>(rows.rows));
+    sum += sum_of_squares(positions_of<T>(records, example));
+    if (!records.embedding->tied_head) sum += sum_of_squares(std::span<const T>(rows.rows));
   }
   return sum;
 }
@@ -156,11 +160,8 @@ void add_small_parts(const GradientRecords& records, int64_t example, const Scat
   for (const auto& vector : records.vectors) sink.add(vector.offset, vector_of<Sum>(vector, example), factor);
   if (!records.embedding) return;
   const auto& embedding = *records.embedding;
-  const int64_t width = embedding.row_gradient.size(1), count = records.tokens * width;
-  sink.add(embedding.position_offset,
-           std::span<const T>(embedding.row_gradient.const_data_ptr<T>() + example * count,
-                              static_cast<size_t>(count)),
-           factor);
+  const int64_t width = embedding.row_gradient.size(1);
+  sink.add(embedding.position_offset, positions_of<T>(records, example), factor);
   if (embedding.tied_head) return;
   for (size_t u = 0; u < rows.ids.size(); ++u)
     sink.add(embedding.token_offset + rows.ids[u] * width,

@@ -22,7 +22,8 @@ struct Panel {
 
   int64_t elements() const { return rows * columns; }
 };
-std::vector<Panel> split_into_panels(const GradientRecords& records);
+// `product`: the type of the panels, whose size the second-level cache bounds.
+std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product);
 
 // Adds factor x values (panel.rows, panel.columns) to the sink where the panel lies in the flat parameter
 // vector.

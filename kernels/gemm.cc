@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "src/base/check.h"
 
@@ -37,30 +38,50 @@ Matrix matrix_of(const at::Tensor& t) {
   return {t.const_data_ptr<float>(), row_major ? t.stride(0) : t.stride(1), !row_major};
 }
 
-// This thread's packing space, aligned for the widest vectors.
-float* packing_space() {
+// Memory of one thread, aligned for the widest vectors.
+class Space {
+ public:
+  explicit Space(int64_t elements)
+      : memory_(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(elements) * sizeof(float)))) {
+    if (!memory_) throw std::bad_alloc();
+  }
+  float* data() { return memory_.get(); }
+
+ private:
   struct Free {
     void operator()(float* p) const { std::free(p); }
   };
-  static thread_local std::unique_ptr<float[], Free> space;
-  if (!space) {
-    constexpr size_t kBytes = kDepth * std::max(kRows, kColumns) * sizeof(float);
-    space.reset(static_cast<float*>(std::aligned_alloc(64, kBytes)));
-    if (!space) throw std::bad_alloc();
-  }
-  return space.get();
+  std::unique_ptr<float[], Free> memory_;
+};
+
+float* packing_space() {
+  static thread_local Space space(kDepth * std::max(kRows, kColumns));
+  return space.data();
+}
+
+// For an operand that is widened, and for the product of one chunk of a Gram tile.
+float* widening_space() {
+  static thread_local Space space(kDepth * kWideColumns);
+  return space.data();
 }
 
 // to (rows, columns) with row stride `columns` = from (columns, rows)^T with row stride `stride`.
-void pack_transposed(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+template <typename T>
+void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
   for (int64_t r0 = 0; r0 < rows; r0 += kSquare) {
     const int64_t r1 = std::min(rows, r0 + kSquare);
     for (int64_t c0 = 0; c0 < columns; c0 += kSquare) {
       const int64_t c1 = std::min(columns, c0 + kSquare);
       for (int64_t r = r0; r < r1; ++r)
-        for (int64_t c = c0; c < c1; ++c) to[r * columns + c] = from[c * stride + r];
+        for (int64_t c = c0; c < c1; ++c) to[r * columns + c] = static_cast<float>(from[c * stride + r]);
     }
   }
+}
+
+// to (rows, columns), compact = from (rows, columns) with row stride `stride`.
+void widen(const c10::BFloat16* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = static_cast<float>(from[r * stride + c]);
 }
 
 void pack(const Matrix& b, int64_t row, int64_t rows, int64_t column, int64_t columns, float* to) {
@@ -134,6 +155,60 @@ void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, i
     }
   }
 }
+
+void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const c10::BFloat16* a, int64_t a_stride,
+                              const c10::BFloat16* b, int64_t b_stride, bool accumulate, float* out,
+                              int64_t out_stride) {
+  float *packed = packing_space(), *wide = widening_space();
+  for (int64_t i = 0; i < m; i += kRows) {
+    const int64_t rows = std::min(kRows, m - i);
+    for (int64_t t = 0; t < k; t += kDepth) {
+      const int64_t depth = std::min(kDepth, k - t);
+      pack_transposed(a + t * a_stride + i, a_stride, rows, depth, packed);
+      for (int64_t j = 0; j < n; j += kWideColumns) {
+        const int64_t columns = std::min(kWideColumns, n - j);
+        widen(b + t * b_stride + j, b_stride, depth, columns, wide);
+        at::native::cpublas::brgemm(rows, columns, depth, depth, columns, out_stride, accumulate || t > 0,
+                                    packed, wide, out + i * out_stride + j);
+      }
+    }
+  }
+}
+
+template <typename T>
+void multiply_by_transpose_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_stride, const T* b,
+                                int64_t b_stride, float* out, int64_t out_stride) {
+  DPFA_CHECK(n <= kGramTile, n);
+  constexpr bool kWidens = !std::is_same_v<T, float>;
+  float *packed = packing_space(), *product = widening_space(), *wide = product + kRows * kGramTile;
+  for (int64_t t = 0; t < k; t += kGramDepth) {
+    const int64_t depth = std::min(kGramDepth, k - t);
+    pack_transposed(b + t, b_stride, depth, n, packed);
+    for (int64_t i = 0; i < m; i += kRows) {
+      const int64_t rows = std::min(kRows, m - i);
+      const T* block = a + i * a_stride + t;
+      float* target = out + i * out_stride;
+      const bool first = t == 0;
+      float* to = first ? target : product;
+      const int64_t to_stride = first ? out_stride : n;
+      if constexpr (kWidens) {
+        widen(block, a_stride, rows, depth, wide);
+        at::native::cpublas::brgemm(rows, n, depth, depth, n, to_stride, false, wide, packed, to);
+      } else {
+        at::native::cpublas::brgemm(rows, n, depth, a_stride, n, to_stride, false, block, packed, to);
+      }
+      if (first) continue;
+      for (int64_t r = 0; r < rows; ++r)
+#pragma omp simd
+        for (int64_t c = 0; c < n; ++c) target[r * out_stride + c] += product[r * n + c];
+    }
+  }
+}
+template void multiply_by_transpose_tile<float>(int64_t, int64_t, int64_t, const float*, int64_t,
+                                                const float*, int64_t, float*, int64_t);
+template void multiply_by_transpose_tile<c10::BFloat16>(int64_t, int64_t, int64_t, const c10::BFloat16*,
+                                                        int64_t, const c10::BFloat16*, int64_t, float*,
+                                                        int64_t);
 
 void multiply_transposed(const at::Tensor& a, const at::Tensor& b, bool accumulate, at::Tensor& out) {
   const int64_t m = a.size(1), n = b.size(1), k = a.size(0);

@@ -26,5 +26,19 @@ void multiply_transposed(const at::Tensor& a, const at::Tensor& b, bool accumula
 void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride,
                               const float* b, int64_t b_stride, bool accumulate, float* out,
                               int64_t out_stride);
+// The same for bf16 operands, which are widened on their way into the cache: products are exact, sums run in
+// f32.
+void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const c10::BFloat16* a, int64_t a_stride,
+                              const c10::BFloat16* b, int64_t b_stride, bool accumulate, float* out,
+                              int64_t out_stride);
+
+// out (m, n) = a (m, k) b^T, b (n, k), n <= kGramTile, T f32 or bf16, by the calling thread. The depth is cut
+// into chunks of kGramDepth and each chunk's product is added to the running f32 sum, so a term takes part in
+// at most kGramDepth + k / kGramDepth + 1 additions whatever order the kernel uses inside a chunk.
+inline constexpr int64_t kGramTile = 64;
+inline constexpr int64_t kGramDepth = 128;
+template <typename T>
+void multiply_by_transpose_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_stride, const T* b,
+                                int64_t b_stride, float* out, int64_t out_stride);
 
 }  // namespace dpfa::kernels

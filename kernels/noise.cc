@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/element_step.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 #include "src/base/random/normal.h"
@@ -11,22 +12,6 @@ namespace dpfa::kernels {
 namespace {
 
 constexpr size_t kChunk = 1024;  // normals, sums and results of a chunk fit into the first-level cache
-
-// Rounds to the nearest integer, ties to even, for |x| < 2^51, with additions alone: the same bits on every
-// processor, and vectorised where std::nearbyint is a library call.
-inline double round_to_integer(double x) {
-  constexpr double kShift = 0x1.8p52;
-  return (x + kShift) - kShift;
-}
-
-// int32: both terms are below 2^51, so the sum in double is exact. int64: added as integers, because a sum
-// beyond 2^53 would be rounded together with its noise.
-inline double add_exactly(int32_t sum, double rounded_noise) {
-  return static_cast<double>(sum) + rounded_noise;
-}
-inline double add_exactly(int64_t sum, double rounded_noise) {
-  return static_cast<double>(sum + static_cast<int64_t>(rounded_noise));
-}
 
 struct Scaling {
   double stddev;
@@ -45,8 +30,7 @@ void release_chunk(const Scaling& s, const Int* sum, const double* normals, size
       out[i] = static_cast<float>(sum[i]) * sum_scale + noise_scale * static_cast<float>(normals[i]);
     return;
   }
-  for (size_t i = 0; i < count; ++i)
-    out[i] = static_cast<float>(s.scale * add_exactly(sum[i], round_to_integer(s.stddev * normals[i])));
+  for (size_t i = 0; i < count; ++i) out[i] = release_element(s.stddev, s.scale, sum[i], normals[i]);
 }
 
 template <typename Int>

@@ -10,18 +10,19 @@
 // The exact route materialises one example's gradient at a time in a reused buffer and takes its norm in
 // double from those very numbers, whatever cancellation happened in the products before.
 //
-// The gram route takes norms of x^T g from the Gram matrices of x and g by symmetric tiles (T x T never
-// exists, nor does the gradient), then forms one product per example straight into the sink. Where the
-// forward error bound of the Gram norm is not small the norm is measured directly instead, so kGramSlack
-// holds for every input. Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv
-// 2110.05679).
+// The gram route takes each matrix's norms by one of the three methods of norm_method.h, gram_norm.h among
+// them, then forms one product per example straight into the sink. Where the forward error bound of a Gram
+// norm is not small the norm is measured from the gradient instead, so kGramSlack holds for every input. Its
+// methods are for many short examples; source: Li et al. 2022 (arXiv 2110.05679).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels/contribution_sink.h"
+#include "kernels/norm_method.h"
 #include "kernels/records.h"
 
 namespace dpfa::kernels {
@@ -47,7 +48,27 @@ class NormRoute {
 // of the product that is added (gram_route.cc derives both).
 inline constexpr double kGramSlack = 0x1p-8;
 
+// The exact route over records that come in parts and are gone after each (a model that recomputes its
+// layers): first every part is measured, then the factors are settled, then every part comes again and is
+// added. Throws InternalError where the parts of the second pass do not have the norms of the first: what is
+// added must be what was measured.
+class StreamedRoute {
+ public:
+  explicit StreamedRoute(int64_t examples) : measured_(examples), added_(examples) {}
+  void measure(const GradientRecords& part, std::span<const uint8_t> selected);
+  std::vector<ExampleOutcome> settle(std::span<const uint8_t> selected, double max_grad_norm) const;
+  void add(const GradientRecords& part, std::span<const ExampleOutcome> outcomes, ContributionSink& sink);
+  void check_added(std::span<const ExampleOutcome> outcomes) const;
+
+ private:
+  std::vector<double> measured_, added_;  // (B), squared norms
+};
+
 std::unique_ptr<NormRoute> make_exact_route();
-std::unique_ptr<NormRoute> make_gram_route();
+std::unique_ptr<NormRoute> make_gram_route(NormMethodChoice choice = {});
+
+// Seconds per example that `method` takes to measure the norms of such a matrix and to add its gradients: the
+// less of two runs after one that touches the memory, on made-up operands.
+double method_seconds(const MatrixShape& shape, NormMethod method);
 
 }  // namespace dpfa::kernels

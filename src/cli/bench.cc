@@ -11,6 +11,7 @@
 
 #include "src/base/error.h"
 #include "src/cli/bench_account.h"
+#include "src/cli/bench_report.h"
 #include "src/cli/cli.h"
 #include "src/cli/options.h"
 #include "src/train/run_setup.h"
@@ -66,6 +67,7 @@ int bench_step(const Arguments& arguments) {
       .add("vocab", &shape.vocab, "vocabulary")
       .flag("tied", &tied, "the head is the token table")
       .add("batch", &spec.batch, "examples of the step")
+      .add("slots", &spec.slots, "examples of a microbatch; 0: all")
       .add("sequence", &spec.sequence, "tokens of an example")
       .add("compute", &spec.compute, "fp32 or bf16")
       .add("numerics", &spec.numerics, "exact or fp32 (how norms are measured)")
@@ -85,7 +87,7 @@ int bench_step(const Arguments& arguments) {
   among("release", release, {"on", "off"});
   among("only", only, {"", "private", "baseline"});
   if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 ||
-      threads < 0 || spec.batch > 255)
+      threads < 0 || spec.slots < 0 || spec.batch > 255)
     throw ConfigError("layers, width, vocab, batch (at most 255), sequence and repeats must be at least 1");
   shape.heads = std::max<int64_t>(1, shape.width / 64);
   if (shape.width % shape.heads != 0) throw ConfigError("--width must be a multiple of 64 (or below 128)");
@@ -128,7 +130,9 @@ int bench_step(const Arguments& arguments) {
                                       "--repeats",
                                       "1",
                                       "--only",
-                                      which};
+                                      which,
+                                      "--slots",
+                                      std::to_string(spec.slots)};
     if (tied) words.push_back("--tied");
     return peak_mib(words);
   };
@@ -185,13 +189,19 @@ int bench_step(const Arguments& arguments) {
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
-  const std::string usage = "dpfa bench step|account [options]: times a training step, or the accountant";
+  const std::string usage =
+      "dpfa bench step|norms|noise|account [options]: times a training step, gradient norms, noise or the "
+      "accountant beside a baseline";
   if (!arguments.empty() && (arguments[0] == "--help" || arguments[0] == "help")) {
     std::cout << usage << "\n";
     return 0;
   }
   if (!arguments.empty() && arguments[0] == "account")
     return bench_account({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "norms")
+    return bench_norms({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "noise")
+    return bench_noise({arguments.begin() + 1, arguments.end()});
   if (arguments.empty() || arguments[0] != "step")
     throw ConfigError((arguments.empty() ? "which benchmark?" : "unknown benchmark '" + arguments[0] + "'") +
                       std::string(": ") + usage);

@@ -77,7 +77,11 @@ struct RuntimeConfig {
   int64_t microbatch_size = 0;   // 0: chosen by measurement
   std::string compute = "fp32";  // fp32 | bf16
   std::string device = "cpu";
-  int64_t threads = 0;  // per rank; 0: cores of the host / ranks on it
+  std::string attention = "flash";   // flash | exact
+  std::string recompute = "none";    // none | layer
+  std::string norm_method = "auto";  // auto | gram | direct | materialise (numerics = fp32)
+  int64_t norm_memory_mib = 0;       // for gradients that `auto` keeps; 0: those of one record
+  int64_t threads = 0;               // per rank; 0: cores of the host / ranks on it
   std::optional<int64_t> expected_world_size;
   int64_t watchdog_seconds = 300;    // 0: off
   bool constant_step_slots = false;  // not in this build

@@ -11,7 +11,8 @@ namespace dpfa::train {
 
 struct StepBenchSpec {
   plan::Gpt2Shape shape;
-  int64_t batch = 4;  // examples of the step, one microbatch
+  int64_t batch = 4;  // examples of the step
+  int64_t slots = 0;  // examples of a microbatch; 0: all
   int64_t sequence = 256;
   std::string compute = "fp32";
   std::string numerics = "exact";

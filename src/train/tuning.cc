@@ -48,18 +48,27 @@ std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int6
     plan::PrivacyConfig privacy = config.privacy;
     privacy.numerics = numerics;
     const auto plan = plan::PrivacyPlan::derive(privacy, config.aggregation, model.shape().parameter_count());
-    privacy::Clipper clipper(plan, model);
+    privacy::Clipper clipper(plan, model, norm_methods(config.runtime, context));
     seconds[numerics == "fp32"] = seconds_per_example(clipper, model.shape().parameter_count(), microbatch);
   }
   return seconds[1] < seconds[0] ? "fp32" : "exact";
 }
 
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context,
-                             int64_t largest) {
+kernels::NormMethodChoice norm_methods(const plan::RuntimeConfig& runtime, int64_t context,
+                                       std::function<void(const std::string&)> log) {
+  return {.method = runtime.norm_method,
+          .tokens = context,
+          .budget_bytes = runtime.norm_memory_mib << 20,
+          .file = kernels::default_method_file(),
+          .log = std::move(log)};
+}
+
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
+                             model::Gpt2& model, int64_t context, int64_t largest) {
   const double memory =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   const plan::Gpt2Shape& shape = model.shape();
-  privacy::Clipper clipper(plan, model);
+  privacy::Clipper clipper(plan, model, norm_methods(runtime, context));
   int64_t best = 1;
   double best_seconds = seconds_per_example(clipper, shape.parameter_count(),
                                             data::made_up_microbatch(1, context, shape.vocab));

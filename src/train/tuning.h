@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
+#include "kernels/norm_method.h"
 #include "src/model/gpt2.h"
 #include "src/plan/plan.h"
 
@@ -17,7 +19,12 @@ std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int6
 
 // The number of slots with the least time per example, at most `largest`, among those for which the self-test
 // of Clipper holds and the activations fit into a quarter of the memory. 1 where nothing larger qualifies.
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context,
-                             int64_t largest);
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
+                             model::Gpt2& model, int64_t context, int64_t largest);
+
+// How the configuration wants norms measured where numerics = fp32; times are kept in the user's cache. Each
+// choice is given to `log` as a line of public shapes.
+kernels::NormMethodChoice norm_methods(const plan::RuntimeConfig& runtime, int64_t context,
+                                       std::function<void(const std::string&)> log = {});
 
 }  // namespace dpfa::train
