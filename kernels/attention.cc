@@ -110,6 +110,7 @@ void attention_backward(const AttentionShape& shape, AttentionPath path, const a
                         const at::Tensor& out, const AttentionState& state, at::Tensor& dq, at::Tensor& dk,
                         at::Tensor& dv) {
   check(shape, query, key, value);
+  DPFA_CHECK(shape.heads == shape.key_heads || dk.const_data_ptr() != key.const_data_ptr());
   size_t next = 0;
   for (const Run& run : runs_of(shape.offsets, longest_run(path))) {
     const at::Tensor k = heads_of(shape, key, run, 0), v = heads_of(shape, value, run, 0);

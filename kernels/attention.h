@@ -35,7 +35,7 @@ void attention(const AttentionShape& shape, AttentionPath path, const at::Tensor
                const at::Tensor& key, const at::Tensor& value, at::Tensor& out, AttentionState& state);
 
 // The gradients of query, key and value for the gradient g (N, H D) of `out`, written to dq, dk, dv (shaped
-// like query, key, value; rows at any stride).
+// like query, key, value; rows at any stride). They may be query, key and value themselves where H = KH.
 void attention_backward(const AttentionShape& shape, AttentionPath path, const at::Tensor& g,
                         const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                         const at::Tensor& out, const AttentionState& state, at::Tensor& dq, at::Tensor& dk,

@@ -11,7 +11,7 @@ namespace dpfa::kernels {
 // y = gelu(x)
 void gelu(const at::Tensor& x, at::Tensor& y);
 
-// dx = g * gelu'(x)
+// dx = g * gelu'(x); dx may be x
 void gelu_gradient(const at::Tensor& g, const at::Tensor& x, at::Tensor& dx);
 
 }  // namespace dpfa::kernels

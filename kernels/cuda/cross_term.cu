@@ -1,5 +1,5 @@
 // The cross term of a tied table: the tiles of the product g h^T, each entry multiplied with the logit
-// gradient that it meets. The main loop is that of K1 without symmetry.
+// gradient that it meets. The main loop is that of the Gram norm without symmetry.
 #include <limits>
 
 #include "kernels/cuda/error_bound.h"

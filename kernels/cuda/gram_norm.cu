@@ -1,4 +1,5 @@
-// The mma.sync path of K1 and what surrounds both paths: row norms before, the fixed-order sums after.
+// The mma.sync path of the Gram norm and what surrounds both paths: row norms before, the fixed-order sums
+// after.
 //
 // A block forms one pair of tiles. The Gram entries of the inputs are parked in shared memory, every thread
 // its own, while those of the output gradient run through the same registers group by group. A chain of

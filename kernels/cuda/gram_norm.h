@@ -1,4 +1,4 @@
-// K1: squared norms of per-example gradients x^T g of many matrices, from the Gram matrices of x and g by
+// Squared norms of per-example gradients x^T g of many matrices, from the Gram matrices of x and g by
 // symmetric tiles, with a certified error bound. Neither a T x T matrix nor a gradient ever exists in memory.
 //
 // Guarantee: results()[u (B) + b] holds |squared - exact| <= error for every input under the assumption of

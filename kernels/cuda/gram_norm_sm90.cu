@@ -1,5 +1,5 @@
-// The wgmma path of K1, for sm_90a alone: two warpgroups multiply, a third keeps a ring of tensor-map copies
-// filled.
+// The wgmma path of the Gram norm, for sm_90a alone: two warpgroups multiply, a third keeps a ring of
+// tensor-map copies filled.
 //
 // A copy knows rows of the whole matrix, not of one example, so a tile's last rows may be those of the next
 // example; GramTask::add leaves their entries out. Columns beyond the matrix arrive as zeros.

@@ -1,5 +1,5 @@
-// What the two main loops of K1 (gram_norm.cu, gram_norm_sm90.cu) share: their tables and what becomes of a
-// finished pair of Gram entries.
+// What the two main loops of the Gram norm (gram_norm.cu, gram_norm_sm90.cu) share: their tables and what
+// becomes of a finished pair of Gram entries.
 #pragma once
 
 #include <cuda.h>

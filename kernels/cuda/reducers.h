@@ -1,4 +1,4 @@
-// K4: per-example gradients of what is no matrix product: bias, LayerNorm and RMSNorm vectors, embeddings.
+// Per-example gradients of what is no matrix product: bias, LayerNorm and RMSNorm vectors, embeddings.
 //
 // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]). Inputs are raw bits of bfloat16 (rows,
 // n), contiguous; results (B, n) f32, summed in double in an order that depends on the example's own length

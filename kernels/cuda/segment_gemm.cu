@@ -1,6 +1,6 @@
 // A block forms one 128 x 128 tile of one matrix for all examples in turn. The depth loop never crosses an
 // example (tiles.h), so the accumulators hold one example's product when it closes. Chains of products are
-// kDepth long as in K1: their results join the f32 sums in round to nearest (error_bound.h).
+// kDepth long as in the Gram norm: their results join the f32 sums in round to nearest (error_bound.h).
 #include <limits>
 #include <vector>
 

@@ -1,4 +1,4 @@
-// K2: products over tokens, cut at example boundaries: sum_b c_b L_b^T R_b of many matrices, where L_b and
+// Products over tokens, cut at example boundaries: sum_b c_b L_b^T R_b of many matrices, where L_b and
 // R_b are the rows of example b. What becomes of an example's finished product chooses the route:
 //   squares      its squared norm alone (route D, and the first pass of numerics = exact)
 //   materialise  bfloat16 in memory, and the squared norm of the rounded numbers (route M)

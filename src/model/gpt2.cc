@@ -19,17 +19,14 @@ namespace {
 
 constexpr double kLayerNormEpsilon = 1e-5;
 
-// Activations of one layer that the backward pass reads, N rows each.
+// Activations of one layer that the backward pass reads, N rows each. It leaves the output gradients of the
+// matrices where it has read for the last time: those of qkv and fc in `qkv` and `hidden`, that of the
+// projection in `x2`.
 struct LayerActivations {
   at::Tensor x, normed1, mean1, rstd1, qkv, attention;
   at::Tensor x2, normed2, mean2, rstd2, hidden, activated;
   kernels::AttentionState attention_state;
 };
-// Output gradients of one layer's four matrices.
-struct LayerGradients {
-  at::Tensor qkv, projection, hidden, output;
-};
-
 }  // namespace
 
 struct Gpt2::State {
@@ -51,7 +48,7 @@ struct Gpt2::State {
   std::vector<FlatBuffer<std::byte>> memory;
   size_t memory_used = 0;  // buffers that tensors view
   std::vector<LayerActivations> layers;
-  std::vector<LayerGradients> gradients;  // of the first one alone where they are not kept
+  std::vector<at::Tensor> output_gradients;  // of the MLP's output; one for all layers where not kept
   bool keeps_gradients = false;
   at::Tensor final_x, final_normed, final_mean, final_rstd, logits;
   at::Tensor residual_gradient, scratch, wide_scratch;
@@ -67,7 +64,7 @@ struct Gpt2::State {
   // Writes the layer's result to *out; nullptr: up to what the backward pass needs.
   void layer_forward(int64_t l, at::Tensor* out);
   void layer_backward(int64_t l, GradientVisitor& visitor);
-  void attention_backward(LayerActivations& a, LayerGradients& g);
+  void attention_backward(LayerActivations& a);
 };
 
 // Rows first. The memory of tensors of a smaller batch is kept for a larger one.
@@ -127,7 +124,7 @@ void Gpt2::State::make_workspace(int64_t largest) {
   if (largest > capacity) memory.clear();
   capacity = std::max(capacity, largest);
   memory_used = 0;
-  gradients.clear();
+  output_gradients.clear();
   const int64_t n = rows, c = shape.width;
   const at::ScalarType stat = compute == at::kDouble ? at::kDouble : at::kFloat;
   layers.clear();
@@ -147,14 +144,8 @@ void Gpt2::State::make_workspace(int64_t largest) {
 
 void Gpt2::State::make_gradients(bool keep) {
   keeps_gradients = keep;
-  const int64_t n = rows, c = shape.width;
-  while (gradients.size() < (keep ? static_cast<size_t>(shape.layers) : 1)) {
-    LayerGradients& g = gradients.emplace_back();
-    g.qkv = allocate({n, 3 * c}, compute);
-    g.projection = allocate({n, c}, compute);
-    g.hidden = allocate({n, 4 * c}, compute);
-    g.output = allocate({n, c}, compute);
-  }
+  while (output_gradients.size() < (keep ? static_cast<size_t>(shape.layers) : 1))
+    output_gradients.push_back(allocate({rows, shape.width}, compute));
 }
 
 void Gpt2::State::drop(int64_t site, at::Tensor& x) const {
@@ -197,38 +188,37 @@ void Gpt2::State::layer_forward(int64_t l, at::Tensor* out) {
   out->add_(a.x2);
 }
 
-void Gpt2::State::attention_backward(LayerActivations& a, LayerGradients& g) {
+void Gpt2::State::attention_backward(LayerActivations& a) {
   const int64_t c = shape.width;
-  at::Tensor dq = g.qkv.narrow(1, 0, c), dk = g.qkv.narrow(1, c, c), dv = g.qkv.narrow(1, 2 * c, c);
-  kernels::attention_backward(attention_shape(), execution.attention, scratch, a.qkv.narrow(1, 0, c),
-                              a.qkv.narrow(1, c, c), a.qkv.narrow(1, 2 * c, c), a.attention,
-                              a.attention_state, dq, dk, dv);
+  at::Tensor q = a.qkv.narrow(1, 0, c), k = a.qkv.narrow(1, c, c), v = a.qkv.narrow(1, 2 * c, c);
+  kernels::attention_backward(attention_shape(), execution.attention, scratch, q, k, v, a.attention,
+                              a.attention_state, q, k, v);
 }
 
 void Gpt2::State::layer_backward(int64_t l, GradientVisitor& visitor) {
   if (execution.recompute_layers) layer_forward(l, nullptr);
   LayerActivations& a = layers[l];
   const Gpt2LayerWeights& w = weights.layers[l];
-  LayerGradients& g = gradients[keeps_gradients ? l : 0];
+  at::Tensor& output = output_gradients[keeps_gradients ? l : 0];
   const auto offset = [&](int k) { return parameters[2 + 12 * l + k].offset; };
 
-  g.output.copy_(residual_gradient);
-  drop(2 + 2 * l, g.output);
-  visitor.linear({a.activated, g.output, offset(10), false}, offset(11));
-  kernels::multiply(g.output, w.output.t(), wide_scratch);
-  kernels::gelu_gradient(wide_scratch, a.hidden, g.hidden);
-  visitor.linear({a.normed2, g.hidden, offset(8), false}, offset(9));
-  kernels::multiply(g.hidden, w.fc.t(), scratch);
+  output.copy_(residual_gradient);
+  drop(2 + 2 * l, output);
+  visitor.linear({a.activated, output, offset(10), false}, offset(11));
+  kernels::multiply(output, w.output.t(), wide_scratch);
+  kernels::gelu_gradient(wide_scratch, a.hidden, a.hidden);
+  visitor.linear({a.normed2, a.hidden, offset(8), false}, offset(9));
+  kernels::multiply(a.hidden, w.fc.t(), scratch);
   visitor.layer_norm(scratch, a.x2, a.mean2, a.rstd2, offset(6), offset(7));
   kernels::layer_norm_input_gradient(scratch, a.x2, w.ln2_gain, a.mean2, a.rstd2, true, residual_gradient);
 
-  g.projection.copy_(residual_gradient);
-  drop(1 + 2 * l, g.projection);
-  visitor.linear({a.attention, g.projection, offset(4), false}, offset(5));
-  kernels::multiply(g.projection, w.projection.t(), scratch);
-  attention_backward(a, g);
-  visitor.linear({a.normed1, g.qkv, offset(2), false}, offset(3));
-  kernels::multiply(g.qkv, w.qkv.t(), scratch);
+  a.x2.copy_(residual_gradient);
+  drop(1 + 2 * l, a.x2);
+  visitor.linear({a.attention, a.x2, offset(4), false}, offset(5));
+  kernels::multiply(a.x2, w.projection.t(), scratch);
+  attention_backward(a);
+  visitor.linear({a.normed1, a.qkv, offset(2), false}, offset(3));
+  kernels::multiply(a.qkv, w.qkv.t(), scratch);
   visitor.layer_norm(scratch, a.x, a.mean1, a.rstd1, offset(0), offset(1));
   kernels::layer_norm_input_gradient(scratch, a.x, w.ln1_gain, a.mean1, a.rstd1, true, residual_gradient);
 }

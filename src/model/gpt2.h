@@ -91,9 +91,9 @@ class Gpt2 {
   // losses (B): the weighted sum of each example's target cross-entropies. With `for_backward` the logits are
   // replaced by their gradient and activations are kept.
   void forward(const Batch& batch, const Dropout* dropout, bool for_backward, std::span<double> losses);
-  // After forward(for_backward = true) on a batch with at least one row. keep_gradients: every layer's output
-  // gradients get buffers of their own, so that records stay valid until the next pass; not where layers are
-  // recomputed.
+  // After forward(for_backward = true) on a batch with at least one row, once: gradients take the place of
+  // activations; again and again where layers are recomputed. keep_gradients: records stay valid until the
+  // next pass; not where layers are recomputed.
   void backward(bool keep_gradients, GradientVisitor& visitor);
   // The rows of the last forward pass: example b's are [offsets[b], offsets[b + 1]).
   std::span<const int64_t> offsets() const;

@@ -1,9 +1,11 @@
 #include "src/base/random/discrete_gaussian.h"
 
 #include <algorithm>
+#include <bit>
 #include <boost/multiprecision/cpp_bin_float.hpp>
 #include <boost/multiprecision/cpp_int.hpp>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "src/base/check.h"
@@ -16,6 +18,8 @@ namespace {
 using Real = boost::multiprecision::number<
     boost::multiprecision::cpp_bin_float<256, boost::multiprecision::digit_base_2>,
     boost::multiprecision::et_off>;
+
+static_assert(std::endian::native == std::endian::little);  // words become 128-bit numbers in place
 
 constexpr double kSmallestBase = 24.5;  // 1.528 sqrt(16^2 + 1)
 constexpr int64_t kLargestFactor = 16;
@@ -52,12 +56,15 @@ std::vector<Uint128> thresholds_of(double stddev) {
   return result;
 }
 
-// How many thresholds are <= u: the same steps for every u (a select, no branch).
-int64_t search(const std::vector<Uint128>& thresholds, Uint128 u) {
-  const Uint128* below = thresholds.data();  // all before it are <= u
+constexpr size_t kLanes = 16;  // searches that run beside each other, to hide the latency of a step
+
+// counts[l]: how many thresholds are <= u[l]: the same steps for every u (a select, no branch).
+void search(const std::vector<Uint128>& thresholds, const Uint128* u, int64_t* counts) {
+  std::fill_n(counts, kLanes, 0);  // all thresholds before it are <= u
   for (size_t half = (thresholds.size() + 1) / 2; half > 0; half /= 2)
-    below += half & -static_cast<size_t>(below[half - 1] <= u);
-  return below - thresholds.data();
+    for (size_t l = 0; l < kLanes; ++l)
+      counts[l] += static_cast<int64_t>(half) &
+                   -static_cast<int64_t>(thresholds[static_cast<size_t>(counts[l]) + half - 1] <= u[l]);
 }
 
 }  // namespace
@@ -85,23 +92,31 @@ DiscreteGaussian::DiscreteGaussian(double stddev) : weights_{1} {
 
 void DiscreteGaussian::fill(const StreamKey& key, uint64_t step, uint64_t first,
                             std::span<int64_t> out) const {
-  constexpr size_t kChunk = 64;  // samples
-  const size_t words_each = 4 * weights_.size();
+  constexpr size_t kChunk = 64;  // samples, a multiple of kLanes
+  const size_t levels = weights_.size(), words_each = 4 * levels;
   const uint64_t samples = std::numeric_limits<uint64_t>::max() / words_each;
   DPFA_CHECK(first <= samples && out.size() <= samples - first, "the stream ends at sample ", samples);
   std::vector<uint32_t> words(kChunk * words_each);
+  std::vector<int64_t> draws(kChunk * levels);
   for (size_t begin = 0; begin < out.size(); begin += kChunk) {
     const size_t count = std::min(kChunk, out.size() - begin);
     fill_words(key, step, (first + begin) * words_each, std::span(words).first(count * words_each));
+    // Of a part of a chunk the words left over from the last one are searched too and their draws dropped.
+    for (size_t draw = 0; draw < count * levels; draw += kLanes) {
+      Uint128 bits[kLanes], u[kLanes];
+      std::memcpy(bits, words.data() + 4 * draw, sizeof(bits));
+      for (size_t l = 0; l < kLanes; ++l) u[l] = bits[l] >> 1;
+      search(thresholds_, u, draws.data() + draw);
+      for (size_t l = 0; l < kLanes; ++l) {
+        const int64_t sign = -static_cast<int64_t>(bits[l] & 1);  // 0 or -1
+        draws[draw + l] = (draws[draw + l] ^ sign) - sign;
+      }
+    }
     for (size_t i = 0; i < count; ++i) {
-      const uint32_t* w = words.data() + i * words_each;
       int64_t sum = 0;
-      for (const int64_t weight : weights_) {
-        if (DPFA_PLANT("discrete_level_missing") && weight > 1 && weight == weights_.back()) break;
-        const Uint128 bits = Uint128{w[0]} | Uint128{w[1]} << 32 | Uint128{w[2]} << 64 | Uint128{w[3]} << 96;
-        const int64_t sign = -static_cast<int64_t>(bits & 1);  // 0 or -1
-        sum += weight * ((search(thresholds_, bits >> 1) ^ sign) - sign);
-        w += 4;
+      for (size_t l = 0; l < levels; ++l) {
+        if (DPFA_PLANT("discrete_level_missing") && l > 0 && l + 1 == levels) break;
+        sum += weights_[l] * draws[i * levels + l];
       }
       out[begin + i] = sum;
     }

@@ -96,8 +96,8 @@ TEST(PaddedNorm, ProductsCoverTheBoundAndWhatMayUnderflow) {
                   product_error(n) * x * y + underflow(n));
 }
 
-// x, g of one example, and what K1 makes of them: the walk over tiles, weights, masks and slots is that of
-// the kernel, the sums are those of tensor_product.
+// x, g of one example, and what the kernel makes of them: the walk over tiles, weights, masks and slots is
+// that of the kernel, the sums are those of tensor_product.
 struct Example {
   Rows x, g;
   double bias = 0;

@@ -1,4 +1,4 @@
-// K1, and the made inputs of the suite.
+// Gram norms, and the made inputs of the suite.
 #include <bit>
 #include <limits>
 
@@ -113,7 +113,7 @@ Run run(const std::vector<Layer>& layers, const std::vector<int64_t>& offsets, T
   }
   GramNormPlan plan(matrices, offsets, path);
   plan.run(nullptr);
-  check(cudaDeviceSynchronize(), "run of K1");
+  check(cudaDeviceSynchronize(), "run of the Gram norms");
   Run result;
   result.examples = plan.examples();
   result.results.resize(plan.units() * plan.examples());

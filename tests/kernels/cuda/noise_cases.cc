@@ -1,4 +1,4 @@
-// K5 against the CPU's release and update, bit by bit.
+// Noise and updates against the CPU's release and update, bit by bit.
 #include "kernels/cuda/noisy_step.h"
 #include "tests/kernels/cuda/suite.h"
 

@@ -1,4 +1,4 @@
-// K2: squares, materialised gradients, integers, floats.
+// Products over tokens: squares, materialised gradients, integers, floats.
 #include <algorithm>
 #include <limits>
 #include <optional>

@@ -1,6 +1,6 @@
 # cmake -DFOLDER=... -DARCHITECTURES=sm_80,... -P ptxas_test.cmake
 #
-# What ptxas said of the kernels of K1, K2 and K5: none spills registers or keeps arrays in memory, on any
+# What ptxas said of the kernels for norms, products and updates: none spills registers or keeps arrays in memory, on any
 # architecture, and none of them is missing from the reports.
 
 cmake_minimum_required(VERSION 3.25)

@@ -1,4 +1,4 @@
-// K4: vectors of normalisation layers and biases, embeddings, the cross term of a tied table.
+// Vectors of normalisation layers and biases, embeddings, the cross term of a tied table.
 #include <algorithm>
 
 #include "kernels/cuda/error_bound.h"
