@@ -68,8 +68,8 @@ class Search {
           std::isfinite(low_.excess) ? renyi_limit(low_.excess - renyi_excess(low_.place)) : 0;
       const double gap = static_cast<double>(std::max<int64_t>(next - low_.place, 0));
       // A wrong guess is followed by longer strides.
-      take(std::min(most_,
-                    low_.place + 1 + static_cast<int64_t>(std::min(1e15, gap * (1 + margin) + 50 * margin - 1))));
+      take(std::min(most_, low_.place + 1 +
+                               static_cast<int64_t>(std::min(1e15, gap * (1 + margin) + 50 * margin - 1))));
     }
     while (high_.place - low_.place > 1) take(between());
     return low_.place;

@@ -12,6 +12,8 @@ namespace {
 using MaybePair = std::optional<LossPair>;
 
 constexpr double kFinestRatio = 1e-5, kCoarser = 1.3;
+// Of the parts that are not drawn together: each is a law and a transform of its own, more take minutes.
+constexpr size_t kMostOthers = 512;
 
 MaybePair pair_of(const TruncatedPoissonGaussianEvent& e) {
   const double full = truncation_probability(e), noise = e.noise_multiplier / e.sensitivity;
@@ -85,7 +87,7 @@ std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule, Si
       continue;
     }
     MaybePair pair = std::visit([](const auto& event) { return pair_of(event); }, part.event);
-    if (!pair) return {};
+    if (!pair || pairs.size() == kMostOthers) return {};
     pairs.push_back({*std::move(pair), part.count});
   }
   for (const auto& [event, count] : drawn_together(sampled, side, most))

@@ -11,8 +11,15 @@
 
 function(dpfa_set_options target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
-    $<$<BOOL:${DPFA_WERROR}>:-Werror>)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wshadow;-Wnon-virtual-dtor>"
+    $<$<AND:$<BOOL:${DPFA_WERROR}>,$<COMPILE_LANGUAGE:C,CXX>>:-Werror>)
+endfunction()
+
+# Targets with .cu sources. `#pragma unroll` is nvcc's own, the host compiler does not know it.
+function(dpfa_cuda_options target)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:--resource-usage;-Xcompiler=-Wall,-Wextra,-Wshadow,-Wno-unknown-pragmas>"
+    "$<$<AND:$<BOOL:${DPFA_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:SHELL:-Werror all-warnings>")
 endfunction()
 
 function(dpfa_library name)

@@ -1,9 +1,9 @@
 // Collective operations between the ranks of one run.
 //
 // Every rank calls the same operations in the same order. All sums are of integers: associative, hence equal
-// to the last bit for any algorithm, rank order and rank count. A failed operation throws CommError; the state
-// of the other ranks is then unknown, so the caller ends the process through abort(). There is no per-call
-// timeout in MPI 3: the watchdog of src/base/watchdog.h bounds the time of a whole step.
+// to the last bit for any algorithm, rank order and rank count. A failed operation throws CommError; the
+// state of the other ranks is then unknown, so the caller ends the process through abort(). There is no
+// per-call timeout in MPI 3: the watchdog of src/base/watchdog.h bounds the time of a whole step.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +32,8 @@ class Communicator {
   virtual void all_reduce_sum(std::span<int32_t> values) = 0;
   virtual void all_reduce_sum(std::span<int64_t> values) = 0;
   virtual void all_reduce_max(std::span<int64_t> values) = 0;
-  // Sums of floats, for runs without privacy only: rounding depends on the rank count. All ranks receive the same
-  // bits (reduced on rank 0, then broadcast).
+  // Sums of floats, for runs without privacy only: rounding depends on the rank count. All ranks receive the
+  // same bits (reduced on rank 0, then broadcast).
   virtual void all_reduce_sum(std::span<float> values) = 0;
   // bytes of `root` to all ranks; equal sizes on all ranks.
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
@@ -55,11 +55,11 @@ std::optional<int> announced_world_size();
 // Throws ConfigError where `communicator` has another number of ranks than `expected`.
 void expect_world_size(const Communicator& communicator, int expected);
 
-// Starts MPI (once per process) and returns the communicator of MPI_COMM_WORLD; MPI ends when it is destroyed.
-// Throws ConfigError where MPI's world has one rank while the environment announces more (a job that silently
-// became N singletons has the wrong noise and the wrong sampling), or differs from `expected_world_size`.
-// Built without MPI: throws Unsupported where more than one rank is announced, otherwise returns the self
-// communicator.
+// Starts MPI (once per process) and returns the communicator of MPI_COMM_WORLD; MPI ends when it is
+// destroyed. Throws ConfigError where MPI's world has one rank while the environment announces more (a job
+// that silently became N singletons has the wrong noise and the wrong sampling), or differs from
+// `expected_world_size`. Built without MPI: throws Unsupported where more than one rank is announced,
+// otherwise returns the self communicator.
 std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size);
 
 }  // namespace dpfa::comm

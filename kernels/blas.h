@@ -7,12 +7,13 @@
 #include <cstdint>
 
 extern "C" {
-void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
-            const float*, const int*, const float*, float*, const int*);
-void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*, const double*, const int*,
-            const double*, const int*, const double*, double*, const int*);
-void gemm_bf16bf16f32_(const char*, const char*, const int*, const int*, const int*, const float*, const uint16_t*,
-                       const int*, const uint16_t*, const int*, const float*, float*, const int*);
+void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
+            const int*, const float*, const int*, const float*, float*, const int*);
+void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*, const double*,
+            const int*, const double*, const int*, const double*, double*, const int*);
+void gemm_bf16bf16f32_(const char*, const char*, const int*, const int*, const int*, const float*,
+                       const uint16_t*, const int*, const uint16_t*, const int*, const float*, float*,
+                       const int*);
 }
 
 namespace dpfa::kernels::blas {
@@ -35,11 +36,11 @@ struct Operand {
   bool transposed;
 };
 
-// c (m, n) = a (m, k) b (k, n) + beta c, row-major with row stride ldc. Column-major BLAS computes the transpose:
-// c^T = b^T a^T, so the operands change places.
+// c (m, n) = a (m, k) b (k, n) + beta c, row-major with row stride ldc. Column-major BLAS computes the
+// transpose: c^T = b^T a^T, so the operands change places.
 template <typename T>
-void gemm(int64_t m, int64_t n, int64_t k, Operand<T> a, Operand<T> b, double beta, typename SumOf<T>::type* c,
-          int64_t ldc) {
+void gemm(int64_t m, int64_t n, int64_t k, Operand<T> a, Operand<T> b, double beta,
+          typename SumOf<T>::type* c, int64_t ldc) {
   const int rows = static_cast<int>(n), cols = static_cast<int>(m), depth = static_cast<int>(k);
   const int lda = static_cast<int>(b.stride), ldb = static_cast<int>(a.stride), ld = static_cast<int>(ldc);
   const char* ta = b.transposed ? "T" : "N";

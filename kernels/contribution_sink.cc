@@ -9,8 +9,8 @@
 namespace dpfa::kernels {
 namespace {
 
-// One loop per element type, compiled for each vector width and chosen at load time. Rounding and conversion are
-// exact operations, so every width gives the same bits.
+// One loop per element type, compiled for each vector width and chosen at load time. Rounding and conversion
+// are exact operations, so every width gives the same bits.
 #define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
 DPFA_CLONES void add_scaled(int32_t* sum, const float* values, int64_t n, float scale) {

@@ -6,36 +6,13 @@
 #include <vector>
 
 #include "kernels/compute_type.h"
+#include "kernels/vector_exp.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels {
 namespace {
 
 #define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-
-// exp(x) for x <= 0 to about 2 ulp in f32 (Cephes coefficients), written so that the compiler vectorises it.
-// NaN stays NaN; below -87 the result is 0.
-inline __attribute__((always_inline)) float exp_of_nonpositive(float x) {
-  const float kMagic = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer in the low bits
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float shifted = clamped * 1.44269504088896341f + kMagic;
-  const float n = shifted - kMagic;
-  float r = clamped - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float value = p * r * r + r + 1.0f;
-  uint32_t bits;
-  __builtin_memcpy(&bits, &shifted, sizeof(bits));
-  const uint32_t power = (bits + 127u) << 23;  // 2^n: the low bits of `shifted` hold n
-  float scale;
-  __builtin_memcpy(&scale, &power, sizeof(scale));
-  return x < -87.0f ? 0.0f : value * scale;
-}
 
 DPFA_CLONES float largest(const float* row, int64_t n) {
   float m = -std::numeric_limits<float>::infinity();
@@ -82,7 +59,8 @@ void run(T* logits, int64_t vocab, std::span<const int64_t> targets, std::span<c
       const Sum m = largest(work.data(), vocab);
       const Sum target = work[targets[i]];
       const Sum sum = exponentiate(work.data(), vocab, m);
-      losses[i] = weights[i] * (std::log(static_cast<double>(sum)) + static_cast<double>(m) - static_cast<double>(target));
+      losses[i] = weights[i] *
+                  (std::log(static_cast<double>(sum)) + static_cast<double>(m) - static_cast<double>(target));
       if constexpr (kGradient) {
         const Sum scale = static_cast<Sum>(weights[i]) / sum;
 #pragma omp simd
@@ -96,16 +74,16 @@ void run(T* logits, int64_t vocab, std::span<const int64_t> targets, std::span<c
 
 }  // namespace
 
-void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets, std::span<const double> weights,
-                            std::span<double> losses) {
+void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets,
+                            std::span<const double> weights, std::span<double> losses) {
   DPFA_CHECK(logits.is_contiguous() && logits.size(0) == static_cast<int64_t>(targets.size()));
   with_compute_type(logits.scalar_type(), [&]<typename T>() {
     run<T, true>(logits.data_ptr<T>(), logits.size(1), targets, weights, losses);
   });
 }
 
-void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets, std::span<const double> weights,
-                   std::span<double> losses) {
+void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets,
+                   std::span<const double> weights, std::span<double> losses) {
   DPFA_CHECK(logits.is_contiguous() && logits.size(0) == static_cast<int64_t>(targets.size()));
   with_compute_type(logits.scalar_type(), [&]<typename T>() {
     run<T, false>(const_cast<T*>(logits.const_data_ptr<T>()), logits.size(1), targets, weights, losses);

@@ -12,11 +12,11 @@ namespace dpfa::kernels {
 // On return row i holds weights[i] x (softmax - onehot(target)), zeros where the row is ignored, and
 // losses[i] = weights[i] x (logsumexp - logit of the target), 0 where ignored.
 // A row with a NaN or an infinite logit gets a loss that is not finite; other rows are untouched by it.
-void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets, std::span<const double> weights,
-                            std::span<double> losses);
+void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets,
+                            std::span<const double> weights, std::span<double> losses);
 
 // The losses alone, for evaluation; logits are left as they are.
-void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets, std::span<const double> weights,
-                   std::span<double> losses);
+void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets,
+                   std::span<const double> weights, std::span<double> losses);
 
 }  // namespace dpfa::kernels

@@ -1,13 +1,17 @@
 #include "kernels/dropout.h"
 
+#include <algorithm>
+
 #include "kernels/compute_type.h"
 #include "src/base/random/philox.h"
 
 namespace dpfa::kernels {
 
 void apply_dropout(const DropoutSite& site, at::Tensor& x) {
-  const int64_t examples = static_cast<int64_t>(site.records.size());
-  const int64_t per_example = x.numel() / examples;
+  const int64_t examples = static_cast<int64_t>(site.records.size()), width = x.size(1);
+  const auto blocks_of = [&](int64_t b) { return ((site.offsets[b + 1] - site.offsets[b]) * width + 3) / 4; };
+  int64_t most = 0;
+  for (int64_t b = 0; b < examples; ++b) most = std::max(most, blocks_of(b));
   // One 32-bit word decides about one element: kept where word >= rate x 2^32.
   const uint32_t threshold = static_cast<uint32_t>(site.rate * 4294967296.0);
   const auto& words = site.key.words();
@@ -18,13 +22,16 @@ void apply_dropout(const DropoutSite& site, at::Tensor& x) {
     T* values = x.data_ptr<T>();
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t b = 0; b < examples; ++b) {
-      for (int64_t block = 0; block < (per_example + 3) / 4; ++block) {
+      for (int64_t block = 0; block < most; ++block) {
+        if (block >= blocks_of(b)) continue;
+        T* const example = values + site.offsets[b] * width;
+        const int64_t count = (site.offsets[b + 1] - site.offsets[b]) * width;
         const uint64_t record = static_cast<uint64_t>(site.records[b]);
         const auto random = philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(site.site),
                                         static_cast<uint32_t>(record), static_cast<uint32_t>(record >> 32)},
                                        key);
-        for (int64_t i = block * 4; i < std::min(per_example, block * 4 + 4); ++i) {
-          T& value = values[b * per_example + i];
+        for (int64_t i = block * 4; i < std::min(count, block * 4 + 4); ++i) {
+          T& value = example[i];
           value = random[i % 4] < threshold ? T{} : static_cast<T>(value * scale);
         }
       }

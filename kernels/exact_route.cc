@@ -1,8 +1,9 @@
 // The exact route: what is measured is what is added.
 //
-// Panels of one example's gradient are formed into a reused flat buffer and squared while they are hot. The clip
-// factor is known only after the last panel, so each panel is added to the sink one example later, just before the
-// next example's product overwrites it: one read of the buffer instead of two, and no barrier between layers.
+// Panels of one example's gradient are formed into a reused flat buffer and squared while they are hot. The
+// clip factor is known only after the last panel, so each panel is added to the sink one example later, just
+// before the next example's product overwrites it: one read of the buffer instead of two, and no barrier
+// between layers.
 #include <c10/core/InferenceMode.h>
 
 #include <cmath>
@@ -24,43 +25,37 @@ class ExactRoute final : public NormRoute {
  public:
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
-    with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
-      run<T>(records, selected, max_grad_norm, sink, outcomes);
-    });
+    with_compute_type(records.linears.front().input.scalar_type(),
+                      [&]<typename T>() { run<T>(records, selected, max_grad_norm, sink, outcomes); });
   }
 
  private:
   template <typename T>
   void run(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
            ContributionSink& sink, std::span<ExampleOutcome> outcomes) {
-    const std::vector<Panel> panels = split_into_panels(records);
+    const std::vector<Panel> panels = split_into_panels(records, c10::CppTypeToScalarType<T>::value);
     std::vector<int64_t> starts(panels.size());
     int64_t elements = 0;
     for (size_t j = 0; j < panels.size(); ++j) {
       starts[j] = elements;
-      elements += panels[j].rows * records.linears[panels[j].linear].columns();
+      elements += panels[j].elements();
     }
     T* buffer = buffer_of<T>(elements);
     const auto values = [&](size_t j) {
-      return std::span<const T>(buffer + starts[j],
-                                (j + 1 < panels.size() ? starts[j + 1] : elements) - starts[j]);
-    };
-    const auto offset = [&](size_t j) {
-      const auto& linear = records.linears[panels[j].linear];
-      return linear.offset + panels[j].row * linear.columns();
+      return std::span<const T>(buffer + starts[j], static_cast<size_t>(panels[j].elements()));
     };
 
     std::vector<double> squares(panels.size());
     double pending_factor = 0;  // of the example whose panels the buffer holds; 0: nothing to add
     const int64_t count = static_cast<int64_t>(panels.size());
-    for (int64_t b = 0; b < records.examples; ++b) {
+    for (int64_t b = 0; b < records.examples(); ++b) {
       outcomes[b] = {};
-      if (!selected[b] && !DPFA_PLANT("zero_times_nan")) continue;
+      if (records.length(b) == 0 || (!selected[b] && !DPFA_PLANT("zero_times_nan"))) continue;
       const ScatteredRows<T> rows = scatter_rows<T>(records, b);
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {
         c10::InferenceMode guard;
-        if (pending_factor > 0) sink.add(offset(j), values(j), pending_factor);
+        if (pending_factor > 0) add_panel(records, panels[j], values(j), pending_factor, sink);
         panel_gradient<T>(records, panels[j], b, &rows, buffer + starts[j]);
         squares[j] = sum_of_squares(values(j));
       }
@@ -76,17 +71,19 @@ class ExactRoute final : public NormRoute {
     }
     if (pending_factor == 0) return;
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
-    for (int64_t j = 0; j < count; ++j) sink.add(offset(j), values(j), pending_factor);
+    for (int64_t j = 0; j < count; ++j) add_panel(records, panels[j], values(j), pending_factor, sink);
   }
 
   // The planted mistake of libraries that add the two squared norms of a shared table.
   template <typename T>
-  static double norm_squared_without_cross_term(const GradientRecords& records, const std::vector<Panel>& panels,
-                                                int64_t b, const ScatteredRows<T>& rows) {
-    double total = small_parts_norm_squared<T>(records, b, rows) + sum_of_squares(std::span<const T>(rows.rows));
+  static double norm_squared_without_cross_term(const GradientRecords& records,
+                                                const std::vector<Panel>& panels, int64_t b,
+                                                const ScatteredRows<T>& rows) {
+    double total =
+        small_parts_norm_squared<T>(records, b, rows) + sum_of_squares(std::span<const T>(rows.rows));
     std::vector<T> scratch;
     for (const Panel& panel : panels) {
-      scratch.resize(panel.rows * records.linears[panel.linear].columns());
+      scratch.resize(panel.elements());
       panel_gradient<T>(records, panel, b, nullptr, scratch.data());
       total += sum_of_squares(std::span<const T>(scratch));
     }

@@ -5,15 +5,28 @@
 #include <numeric>
 
 #include "kernels/blas.h"
+#include "kernels/gemm.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
 namespace {
 
-// About 1.5 MB of f32 per panel: it stays in the second-level cache between the product and the sums.
+// A panel stays in the second-level cache between the product and the sums. f32: one block of rows of
+// multiply_transposed_tile, 192 KB. Otherwise at::mm forms it, which wants more rows at a time.
+constexpr int64_t kTileRows = 64;
+constexpr int64_t kTileColumns = 768;
 constexpr int64_t kPanelElements = 393216;
 constexpr int64_t kPanelRowMultiple = 16;
+
+// The rows and columns of a panel of a (rows, columns) matrix.
+std::pair<int64_t, int64_t> panel_shape(at::ScalarType product, int64_t columns) {
+  if (product != at::kFloat)
+    return {std::max(kPanelRowMultiple, kPanelElements / columns / kPanelRowMultiple * kPanelRowMultiple),
+            columns};
+  const int64_t parts = (columns + kTileColumns - 1) / kTileColumns;
+  return {kTileRows, (columns + parts - 1) / parts};
+}
 
 #define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
@@ -40,16 +53,25 @@ std::span<const T> vector_of(const VectorRecord& record, int64_t example) {
   return {record.per_example.const_data_ptr<T>() + example * n, static_cast<size_t>(n)};
 }
 
+// Gradient of the position table's first length(example) rows.
+template <typename T>
+std::span<const T> positions_of(const GradientRecords& records, int64_t example) {
+  const at::Tensor& rows = records.embedding->row_gradient;
+  return {rows.const_data_ptr<T>() + records.begin(example) * rows.size(1),
+          static_cast<size_t>(records.length(example) * rows.size(1))};
+}
+
 }  // namespace
 
-std::vector<Panel> split_into_panels(const GradientRecords& records) {
+std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product) {
   std::vector<Panel> panels;
   for (size_t k = 0; k < records.linears.size(); ++k) {
     const auto& linear = records.linears[k];
-    const int64_t rows = std::max<int64_t>(
-        kPanelRowMultiple, kPanelElements / linear.columns() / kPanelRowMultiple * kPanelRowMultiple);
+    const auto [rows, columns] = panel_shape(product, linear.columns());
     for (int64_t row = 0; row < linear.rows(); row += rows)
-      panels.push_back({k, row, std::min(rows, linear.rows() - row)});
+      for (int64_t column = 0; column < linear.columns(); column += columns)
+        panels.push_back({k, row, std::min(rows, linear.rows() - row), column,
+                          std::min(columns, linear.columns() - column)});
   }
   return panels;
 }
@@ -59,9 +81,9 @@ ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example) {
   ScatteredRows<T> result;
   if (!records.embedding) return result;
   const auto& embedding = *records.embedding;
-  const int64_t tokens = records.tokens, width = embedding.row_gradient.size(1);
-  const int64_t* ids = embedding.ids.data() + example * tokens;
-  const T* gradient = embedding.row_gradient.const_data_ptr<T>() + example * tokens * width;
+  const int64_t tokens = records.length(example), width = embedding.row_gradient.size(1);
+  const int64_t* ids = embedding.ids.data() + records.begin(example);
+  const T* gradient = embedding.row_gradient.const_data_ptr<T>() + records.begin(example) * width;
   std::vector<int64_t> order(tokens);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
@@ -83,20 +105,27 @@ template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
                     const ScatteredRows<T>* tied_rows, T* out) {
   const auto& linear = records.linears[panel.linear];
-  const int64_t tokens = records.tokens, columns = linear.columns();
-  const auto left = linear.row_operand().narrow(0, example * tokens, tokens).narrow(1, panel.row, panel.rows);
-  const auto right = linear.column_operand().narrow(0, example * tokens, tokens);
-  auto target = at::from_blob(out, {panel.rows, columns}, left.options());
-  at::mm_out(target, left.t(), right);
+  const int64_t begin = records.begin(example), tokens = records.length(example);
+  const at::Tensor &left = linear.row_operand(), &right = linear.column_operand();
+  if constexpr (std::is_same_v<T, float>) {
+    multiply_transposed_tile(panel.rows, panel.columns, tokens,
+                             left.const_data_ptr<T>() + begin * linear.rows() + panel.row, linear.rows(),
+                             right.const_data_ptr<T>() + begin * linear.columns() + panel.column,
+                             linear.columns(), /*accumulate=*/false, out, panel.columns);
+  } else {
+    auto target = at::from_blob(out, {panel.rows, panel.columns}, left.options());
+    at::mm_out(target, left.narrow(0, begin, tokens).narrow(1, panel.row, panel.rows).t(),
+               right.narrow(0, begin, tokens).narrow(1, panel.column, panel.columns));
+  }
 
   const bool is_tied_table =
       tied_rows != nullptr && records.embedding && records.embedding->tied_head == panel.linear;
   if (!is_tied_table) return;
   const auto first = std::lower_bound(tied_rows->ids.begin(), tied_rows->ids.end(), panel.row);
   for (auto id = first; id != tied_rows->ids.end() && *id < panel.row + panel.rows; ++id) {
-    const T* row = tied_rows->rows.data() + (id - tied_rows->ids.begin()) * columns;
-    T* target_row = out + (*id - panel.row) * columns;
-    for (int64_t c = 0; c < columns; ++c) target_row[c] = static_cast<T>(target_row[c] + row[c]);
+    const T* row = tied_rows->rows.data() + (id - tied_rows->ids.begin()) * linear.columns() + panel.column;
+    T* target_row = out + (*id - panel.row) * panel.columns;
+    for (int64_t c = 0; c < panel.columns; ++c) target_row[c] = static_cast<T>(target_row[c] + row[c]);
   }
 }
 
@@ -109,7 +138,8 @@ double sum_of_squares(std::span<const double> v) {
 }
 
 template <typename T>
-double small_parts_norm_squared(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows) {
+double small_parts_norm_squared(const GradientRecords& records, int64_t example,
+                                const ScatteredRows<T>& rows) {
   using Sum = typename blas::SumOf<T>::type;
   double sum = 0;
   for (const auto& vector : records.vectors) {
@@ -117,38 +147,33 @@ double small_parts_norm_squared(const GradientRecords& records, int64_t example,
     sum += sum_of_squares(vector_of<Sum>(vector, example));
   }
   if (records.embedding) {
-    const auto& embedding = *records.embedding;
-    const int64_t count = records.tokens * embedding.row_gradient.size(1);
-    sum += sum_of_squares(std::span<const T>(
-        embedding.row_gradient.const_data_ptr<T>() + example * count, static_cast<size_t>(count)));
-    if (!embedding.tied_head) sum += sum_of_squares(std::span<const T>(rows.rows));
+    sum += sum_of_squares(positions_of<T>(records, example));
+    if (!records.embedding->tied_head) sum += sum_of_squares(std::span<const T>(rows.rows));
   }
   return sum;
 }
 
 template <typename T>
-void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows, double factor,
-                     ContributionSink& sink) {
+void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows,
+                     double factor, ContributionSink& sink) {
   using Sum = typename blas::SumOf<T>::type;
   for (const auto& vector : records.vectors) sink.add(vector.offset, vector_of<Sum>(vector, example), factor);
   if (!records.embedding) return;
   const auto& embedding = *records.embedding;
-  const int64_t width = embedding.row_gradient.size(1), count = records.tokens * width;
-  sink.add(embedding.position_offset,
-           std::span<const T>(embedding.row_gradient.const_data_ptr<T>() + example * count,
-                              static_cast<size_t>(count)),
-           factor);
+  const int64_t width = embedding.row_gradient.size(1);
+  sink.add(embedding.position_offset, positions_of<T>(records, example), factor);
   if (embedding.tied_head) return;
   for (size_t u = 0; u < rows.ids.size(); ++u)
     sink.add(embedding.token_offset + rows.ids[u] * width,
              std::span<const T>(rows.rows.data() + u * width, static_cast<size_t>(width)), factor);
 }
 
-#define DPFA_INSTANTIATE(T)                                                                                  \
-  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t);                                \
-  template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const ScatteredRows<T>*, T*); \
-  template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&);     \
-  template void add_small_parts<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&, double,         \
+#define DPFA_INSTANTIATE(T)                                                                               \
+  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t);                             \
+  template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const ScatteredRows<T>*, \
+                                  T*);                                                                    \
+  template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&);  \
+  template void add_small_parts<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&, double,      \
                                    ContributionSink&);
 DPFA_INSTANTIATE(float)
 DPFA_INSTANTIATE(c10::BFloat16)

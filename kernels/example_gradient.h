@@ -12,14 +12,30 @@
 
 namespace dpfa::kernels {
 
-// Rows [row, row + rows) of the matrix of linears[linear]: the unit of parallel work. The split depends on the
-// shapes alone, hence so does every order of summation.
+// Rows [row, row + rows) and columns [column, column + columns) of the matrix of linears[linear]: the unit of
+// parallel work. The split depends on the shapes and the compute type alone, hence so does every order of
+// summation.
 struct Panel {
   size_t linear;
-  int64_t row;
-  int64_t rows;
+  int64_t row, rows;
+  int64_t column, columns;
+
+  int64_t elements() const { return rows * columns; }
 };
-std::vector<Panel> split_into_panels(const GradientRecords& records);
+// `product`: the type of the panels, whose size the second-level cache bounds.
+std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product);
+
+// Adds factor x values (panel.rows, panel.columns) to the sink where the panel lies in the flat parameter
+// vector.
+template <typename T>
+void add_panel(const GradientRecords& records, const Panel& panel, std::span<const T> values, double factor,
+               ContributionSink& sink) {
+  const LinearRecord& linear = records.linears[panel.linear];
+  const int64_t stride = linear.columns(), first = linear.offset + panel.row * stride + panel.column;
+  if (panel.columns == stride) return sink.add(first, values, factor);
+  for (int64_t r = 0; r < panel.rows; ++r)
+    sink.add(first + r * stride, values.subspan(r * panel.columns, panel.columns), factor);
+}
 
 // The token-embedding gradient of one example: the rows of distinct ids, ascending, each summed over its
 // occurrences in order. T is the compute type of the records; sums run in f32 (f64 for f64).
@@ -31,8 +47,8 @@ struct ScatteredRows {
 template <typename T>
 ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example);
 
-// out (panel.rows, columns), compute type T: the panel of example b's gradient, `tied_rows` added where the matrix
-// is a tied token embedding (may be null otherwise).
+// out (panel.rows, panel.columns), compute type T: the panel of example b's gradient, `tied_rows` added where
+// the matrix is a tied token embedding (may be null otherwise).
 template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
                     const ScatteredRows<T>* tied_rows, T* out);
@@ -44,9 +60,10 @@ double sum_of_squares(std::span<const double> values);
 
 // The parts that are small: vector parameters, position rows, and token rows where the embedding is not tied.
 template <typename T>
-double small_parts_norm_squared(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows);
+double small_parts_norm_squared(const GradientRecords& records, int64_t example,
+                                const ScatteredRows<T>& rows);
 template <typename T>
-void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows, double factor,
-                     ContributionSink& sink);
+void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows,
+                     double factor, ContributionSink& sink);
 
 }  // namespace dpfa::kernels

@@ -1,219 +1,357 @@
-// The gram route: norms without gradients, then one product per example straight into the sink.
+// The gram route: norms by the method that each matrix is given, then one product per example straight into
+// the sink.
 //
-// Forward error. Every Gram entry is a sum of n products formed in chunks of kDepth, each chunk added to the
-// running f32 sum: a term takes part in at most kDepth + n / kDepth + 1 additions, so with u = 2^-24 its entry is
-// off by at most (kDepth + n / kDepth + 2) u |x_t| |x_t'|, whatever order the product uses inside a chunk (Higham,
-// Accuracy and Stability, section 3.1). With S = sum_t |x_t| |g_t| the error of the squared norm is then at most
-//   gamma S^2,  gamma = 1.01 (2 kDepth + d / kDepth + p / kDepth + 4) u
-// (sums of products of entries run in double; 1.01 covers the second-order terms and S being computed in f32).
-// The product that is added has |fl(x^T g) - x^T g| <= 1.01 T u S. The Gram norm N is accepted where
-//   gamma S^2 <= 2^-8 N^2  and  1.01 T u S <= 2^-10 N,
-// so the added gradient has norm <= N (1 + 2^-9 + 2^-10) <= N (1 + kGramSlack); otherwise the norm is measured
-// from the product itself. Products that leave the range of f32 at its small end are lost whatever u says: at most
-// e_x = 2 d 2^-126 per entry of x x^T and e_g = 2 p 2^-126 per entry of g g^T, also where the processor flushes
-// subnormal numbers. They enter S as |x_t| <= (x_t . x_t + e_x)^(1/2), and the squared norm's error as
-//   e_g (sum_t |x_t|)^2 + e_x (sum_t |g_t|)^2 + T^2 e_x e_g.
-// A tied table's cross term 2 <E, Z^T h> is taken from the rows of the distinct ids, with
-// error at most 2.02 T u |E| S, added to the first condition.
+// All norm work of all matrices and examples is one list of tasks without a barrier between layers. A Gram
+// norm N with error bound E on N^2 and bound F on the error of the product that is added is accepted where
+//   E <= 2^-8 N^2  and  F <= 2^-10 N,
+// so the added gradient has norm <= N (1 + 2^-9 + 2^-10) <= N (1 + kGramSlack); otherwise the norm is
+// measured from the product itself. A tied table's cross term 2 <E, Z^T h> is taken from the rows of the
+// distinct ids, with error at most 2 F |E|, added to E.
 #include <c10/core/InferenceMode.h>
+#include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <limits>
+#include <map>
 #include <vector>
 
 #include "kernels/blas.h"
 #include "kernels/compute_type.h"
 #include "kernels/example_gradient.h"
+#include "kernels/gemm.h"
+#include "kernels/gram_norm.h"
 #include "kernels/norm_route.h"
+#include "src/base/flat_buffer.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
 namespace {
 
-constexpr int64_t kTile = 64;
-constexpr int64_t kDepth = 256;
-
 template <typename T>
 using SumOf = typename blas::SumOf<T>::type;
 
-// tile (rows, columns) = a[first, first + rows) a[0, columns)^T, the depth cut into chunks of kDepth.
+// out (rows, columns) = a (tokens, rows)^T b (tokens, columns). bf16 operands have f32 sums here and the
+// product is not rounded to bf16, so the error bound of gram_norm.h holds.
 template <typename T>
-void gram_tile(const T* a, int64_t depth, int64_t first, int64_t rows, int64_t columns, SumOf<T>* tile) {
-  for (int64_t k = 0; k < depth; k += kDepth)
-    blas::gemm<T>(rows, columns, std::min(kDepth, depth - k), {a + first * depth + k, depth, false},
-                  {a + k, depth, true}, k == 0 ? 0.0 : 1.0, tile, columns);
+void product_of(int64_t rows, int64_t columns, int64_t tokens, const T* a, int64_t a_stride, const T* b,
+                int64_t b_stride, SumOf<T>* out) {
+  if constexpr (std::is_same_v<T, double>)
+    blas::gemm<double>(rows, columns, tokens, {a, a_stride, true}, {b, b_stride, false}, 0, out, columns);
+  else
+    multiply_transposed_tile(rows, columns, tokens, a, a_stride, b, b_stride, false, out, columns);
 }
 
-struct GramNorm {
-  double squared = 0;    // sum over t, t' of (x_t . x_t') (g_t . g_t')
-  double magnitude = 0;  // S
-  double underflow = 0;  // error of `squared` from products below the range of the type
-};
-
+// One microbatch: what all tasks share.
 template <typename T>
-GramNorm gram_norm(const LinearRecord& linear, int64_t example, int64_t tokens) {
-  const int64_t d = linear.input.size(1), p = linear.output_gradient.size(1);
-  const T* x = linear.input.const_data_ptr<T>() + example * tokens * d;
-  const T* g = linear.output_gradient.const_data_ptr<T>() + example * tokens * p;
-  std::vector<SumOf<T>> xs(kTile * tokens), gs(kTile * tokens);
-  GramNorm result;
-  const double smallest = static_cast<double>(std::numeric_limits<SumOf<T>>::min());
-  const double lost_x = 2 * static_cast<double>(d) * smallest, lost_g = 2 * static_cast<double>(p) * smallest;
-  double sum_x = 0, sum_g = 0;
-  for (int64_t i = 0; i < tokens; i += kTile) {
-    const int64_t rows = std::min(kTile, tokens - i), columns = i + rows;
-    gram_tile(x, d, i, rows, columns, xs.data());
-    gram_tile(g, p, i, rows, columns, gs.data());
-    for (int64_t r = 0; r < rows; ++r) {
-      double below = 0, diagonal = 0;  // columns before the tile count twice: (t, t') and (t', t)
-      const SumOf<T>*a = xs.data() + r * columns, *b = gs.data() + r * columns;
-      for (int64_t c = 0; c < i; ++c) below += static_cast<double>(a[c]) * static_cast<double>(b[c]);
-      for (int64_t c = i; c < columns; ++c) diagonal += static_cast<double>(a[c]) * static_cast<double>(b[c]);
-      result.squared += 2 * below + diagonal;
-      const double norm_x = std::sqrt(std::max(0.0, static_cast<double>(a[i + r])) + lost_x);
-      const double norm_g = std::sqrt(std::max(0.0, static_cast<double>(b[i + r])) + lost_g);
-      result.magnitude += norm_x * norm_g;
-      sum_x += norm_x;
-      sum_g += norm_g;
-    }
-  }
-  const double entries = static_cast<double>(tokens) * static_cast<double>(tokens);
-  result.underflow = lost_g * sum_x * sum_x + lost_x * sum_g * sum_g + entries * lost_x * lost_g;
-  return result;
-}
-
-class GramRoute final : public NormRoute {
+class Pass {
  public:
-  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
-                  ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
-    with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
-      run<T>(records, selected, max_grad_norm, sink, outcomes);
-    });
+  using Sum = SumOf<T>;
+
+  Pass(const GradientRecords& records, std::span<const uint8_t> selected, std::span<const NormMethod> methods,
+       FlatBuffer<std::byte>& kept)
+      : records_(records),
+        methods_(methods),
+        panels_(split_into_panels(records, c10::CppTypeToScalarType<Sum>::value)),
+        examples_(records.examples()),
+        selected_(examples_),
+        rows_(examples_),
+        first_slot_(examples_ + 1),
+        first_strip_(examples_ + 1),
+        crosses_(examples_),
+        panel_squares_(panels_.size() * examples_) {
+    for (int64_t b = 0; b < examples_; ++b) selected_[b] = selected[b] != 0 && records.length(b) > 0;
+    count_tasks(records.offsets.data(), examples_, kGramTile, first_slot_.data());
+    for (int64_t b = 0; b < examples_; ++b)
+      first_strip_[b + 1] = first_strip_[b] + gram_strips(records.length(b));
+    slots_.resize(records.linears.size() * first_slot_.back());
+    strips_.resize(records.linears.size() * first_strip_.back());
+    list_tasks();
+    keep_panels(kept);
+  }
+
+  bool is_selected(int64_t b) const { return selected_[b] != 0; }
+  const ScatteredRows<T>& rows(int64_t b) const { return rows_[b]; }
+
+  // Squared norms (B x matrices) of the selected examples.
+  std::vector<double> measure() {
+    run(tasks_);
+    std::vector<Task> uncertified;
+    std::vector<double> squares(examples_ * records_.linears.size());
+    for (size_t k = 0; k < records_.linears.size(); ++k)
+      for (int64_t b = 0; b < examples_; ++b)
+        if (is_selected(b) && methods_[k] == NormMethod::kGram && !certified(k, b, square_of(squares, k, b)))
+          add_panel_tasks(k, b, uncertified);
+    run(uncertified);
+    for (size_t k = 0; k < records_.linears.size(); ++k)
+      for (int64_t b = 0; b < examples_; ++b)
+        if (std::isnan(square_of(squares, k, b)) || methods_[k] != NormMethod::kGram)
+          square_of(squares, k, b) = sum_of_panels(k, b);
+    return squares;
+  }
+
+  // Adds factors[b] x gradient of the matrices.
+  void add(std::span<const ExampleOutcome> outcomes, ContributionSink& sink) {
+#pragma omp parallel
+    {
+      c10::InferenceMode guard;
+      std::vector<Sum> scratch;
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t j = 0; j < static_cast<int64_t>(panels_.size()); ++j)
+        for (int64_t b = 0; b < examples_; ++b)
+          if (outcomes[b].factor > 0) add_product(j, b, outcomes[b].factor, scratch, sink);
+    }
   }
 
  private:
-  // bf16 operands, f32 sums: the product is not rounded to bf16 here, so the error bound above holds.
-  template <typename T>
-  static void product(const GradientRecords& records, const Panel& panel, int64_t b, const ScatteredRows<T>* rows,
-                      SumOf<T>* out) {
-    const auto& linear = records.linears[panel.linear];
-    const int64_t tokens = records.tokens, columns = linear.columns(), stride = linear.rows();
-    const T* left = linear.row_operand().const_data_ptr<T>() + b * tokens * stride + panel.row;
-    const T* right = linear.column_operand().const_data_ptr<T>() + b * tokens * columns;
-    blas::gemm<T>(panel.rows, columns, tokens, {left, stride, true}, {right, columns, false}, 0, out, columns);
-    if (rows == nullptr || !records.embedding || records.embedding->tied_head != panel.linear) return;
-    auto id = std::lower_bound(rows->ids.begin(), rows->ids.end(), panel.row);
-    for (; id != rows->ids.end() && *id < panel.row + panel.rows; ++id)
-      for (int64_t c = 0; c < columns; ++c)
-        out[(*id - panel.row) * columns + c] +=
-            static_cast<SumOf<T>>(rows->rows[(id - rows->ids.begin()) * columns + c]);
+  static constexpr int64_t kCross = -1;
+  struct Task {
+    size_t matrix;
+    int64_t example;
+    bool is_strip;
+    int64_t part;  // strip or panel; kCross: the cross term of a tied table
+  };
+
+  bool is_tied(size_t k) const { return records_.embedding && records_.embedding->tied_head == k; }
+  double& square_of(std::vector<double>& squares, size_t k, int64_t b) const {
+    return squares[b * records_.linears.size() + k];
   }
 
-  // Squared norm of one matrix (a tied table with its scattered rows), from the gradient itself.
-  template <typename T>
-  static double direct_norm_squared(const GradientRecords& records, const std::vector<Panel>& panels, size_t linear,
-                                    int64_t b, const ScatteredRows<T>& rows) {
-    double total = 0;
-    std::vector<SumOf<T>> scratch;
-    for (const Panel& panel : panels) {
-      if (panel.linear != linear) continue;
-      scratch.resize(panel.rows * records.linears[linear].columns());
-      product<T>(records, panel, b, &rows, scratch.data());
-      total += sum_of_squares(std::span<const SumOf<T>>(scratch));
+  void list_tasks() {
+    for (size_t k = 0; k < records_.linears.size(); ++k)
+      for (int64_t b = 0; b < examples_; ++b) {
+        if (!is_selected(b)) continue;
+        if (methods_[k] != NormMethod::kGram) {
+          add_panel_tasks(k, b, tasks_);
+          continue;
+        }
+        for (int64_t strip = 0; strip < gram_strips(records_.length(b)); ++strip)
+          tasks_.push_back({k, b, true, strip});
+        if (is_tied(k)) tasks_.push_back({k, b, true, kCross});
+      }
+  }
+
+  void add_panel_tasks(size_t k, int64_t b, std::vector<Task>& tasks) const {
+    for (size_t j = 0; j < panels_.size(); ++j)
+      if (panels_[j].linear == k) tasks.push_back({k, b, false, static_cast<int64_t>(j)});
+  }
+
+  // Room for the gradients of matrices that are materialised: panel by panel, example by example.
+  void keep_panels(FlatBuffer<std::byte>& kept) {
+    int64_t elements = 0;
+    for (const Panel& panel : panels_) {
+      const bool keeps = methods_[panel.linear] == NormMethod::kMaterialise;
+      kept_at_.push_back(keeps ? elements : -1);
+      if (keeps) elements += examples_ * panel.elements();
     }
+    const int64_t bytes = elements * static_cast<int64_t>(sizeof(Sum));
+    if (kept.size() < bytes) kept = FlatBuffer<std::byte>(bytes);
+    kept_ = reinterpret_cast<Sum*>(kept.data());
+  }
+
+  // Where the product of panel j and example b goes.
+  Sum* room(int64_t j, int64_t b, std::vector<Sum>& scratch) const {
+    const int64_t elements = panels_[j].elements();
+    if (kept_at_[j] >= 0) return kept_ + kept_at_[j] + b * elements;
+    if (static_cast<int64_t>(scratch.size()) < elements) scratch.resize(elements);
+    return scratch.data();
+  }
+
+  void run(const std::vector<Task>& tasks) {
+#pragma omp parallel
+    {
+      c10::InferenceMode guard;
+      std::vector<Sum> scratch;
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t b = 0; b < examples_; ++b)
+        if (is_selected(b) && rows_[b].ids.empty()) rows_[b] = scatter_rows<T>(records_, b);
+#pragma omp for schedule(dynamic, 1)
+      for (size_t i = 0; i < tasks.size(); ++i) run(tasks[i], scratch);
+    }
+  }
+
+  void run(const Task& task, std::vector<Sum>& scratch) {
+    const auto [k, b, is_strip, part] = task;
+    if (!is_strip) {
+      Sum* out = room(part, b, scratch);
+      product(part, b, out);
+      panel_squares_[part * examples_ + b] =
+          sum_of_squares(std::span<const Sum>(out, static_cast<size_t>(panels_[part].elements())));
+    } else if (part == kCross) {
+      crosses_[b] = cross_term(k, b);
+    } else {
+      strips_[k * first_strip_.back() + first_strip_[b] + part] =
+          gram_strip<T>(records_, k, b, part, slots_of(k, b));
+    }
+  }
+
+  std::span<double> slots_of(size_t k, int64_t b) {
+    return std::span(slots_).subspan(k * first_slot_.back() + first_slot_[b],
+                                     first_slot_[b + 1] - first_slot_[b]);
+  }
+
+  double sum_of_panels(size_t k, int64_t b) const {
+    double total = 0;
+    for (size_t j = 0; j < panels_.size(); ++j)
+      if (panels_[j].linear == k) total += panel_squares_[j * examples_ + b];
     return total;
   }
 
+  // Whether the Gram norm may be used: then `squared` holds it, otherwise NaN.
+  bool certified(size_t k, int64_t b, double& squared) {
+    const auto strips = std::span<const GramTokens>(strips_).subspan(
+        k * first_strip_.back() + first_strip_[b], first_strip_[b + 1] - first_strip_[b]);
+    GramNorm norm = gram_norm<T>(records_.linears[k], records_.length(b), slots_of(k, b), strips);
+    if (is_tied(k)) {
+      const double rows_squared = sum_of_squares(std::span<const T>(rows_[b].rows));
+      norm.squared += rows_squared;
+      if (!DPFA_PLANT("tied_norm_no_cross")) norm.squared += 2 * crosses_[b];
+      norm.error += 2 * norm.product_error * std::sqrt(rows_squared);
+    }
+    const bool small = norm.error <= 0x1p-8 * norm.squared &&
+                       norm.product_error <= 0x1p-10 * std::sqrt(std::max(0.0, norm.squared));
+    const bool accepts = small || DPFA_PLANT("tied_norm_no_cross") || DPFA_PLANT("gram_pairs_counted_once") ||
+                         DPFA_PLANT("gram_uncertified");
+    squared = accepts ? std::max(0.0, norm.squared) : std::numeric_limits<double>::quiet_NaN();
+    return accepts;
+  }
+
+  void product(int64_t j, int64_t b, Sum* out) const {
+    const Panel& panel = panels_[j];
+    const LinearRecord& linear = records_.linears[panel.linear];
+    const int64_t width = linear.columns(), stride = linear.rows(), begin = records_.begin(b);
+    product_of<T>(panel.rows, panel.columns, records_.length(b),
+                  linear.row_operand().const_data_ptr<T>() + begin * stride + panel.row, stride,
+                  linear.column_operand().const_data_ptr<T>() + begin * width + panel.column, width, out);
+    if (!is_tied(panel.linear)) return;
+    const ScatteredRows<T>& rows = rows_[b];
+    auto id = std::lower_bound(rows.ids.begin(), rows.ids.end(), panel.row);
+    for (; id != rows.ids.end() && *id < panel.row + panel.rows; ++id)
+      for (int64_t c = 0; c < panel.columns; ++c)
+        out[(*id - panel.row) * panel.columns + c] +=
+            static_cast<Sum>(rows.rows[(id - rows.ids.begin()) * width + panel.column + c]);
+  }
+
+  void add_product(int64_t j, int64_t b, double factor, std::vector<Sum>& scratch, ContributionSink& sink) {
+    if (DPFA_PLANT("bf16_row_scaling") && std::is_same_v<T, c10::BFloat16>)
+      return add_product_of_scaled_rows(j, b, factor, sink);
+    Sum* out = room(j, b, scratch);
+    if (kept_at_[j] < 0) product(j, b, out);
+    const std::span<const Sum> values(out, static_cast<size_t>(panels_[j].elements()));
+    add_panel(records_, panels_[j], values, factor, sink);
+  }
+
+  // The planted mistake of applying the clip factor to the operand's rows, in their own type.
+  void add_product_of_scaled_rows(int64_t j, int64_t b, double factor, ContributionSink& sink) const {
+    const Panel& panel = panels_[j];
+    const LinearRecord& linear = records_.linears[panel.linear];
+    const int64_t tokens = records_.length(b), width = linear.columns(), begin = records_.begin(b);
+    const at::Tensor scaled = linear.row_operand().narrow(0, begin, tokens).mul(factor).contiguous();
+    std::vector<Sum> out(panel.elements());
+    product_of<T>(panel.rows, panel.columns, tokens, scaled.const_data_ptr<T>() + panel.row, linear.rows(),
+                  linear.column_operand().const_data_ptr<T>() + begin * width + panel.column, width,
+                  out.data());
+    add_panel(records_, panel, std::span<const Sum>(out), 1, sink);
+  }
+
   // <E, Z^T h> over the rows of the distinct ids.
-  template <typename T>
-  static double cross_term(const LinearRecord& head, int64_t b, int64_t tokens, const ScatteredRows<T>& rows) {
-    const int64_t width = head.input.size(1), vocab = head.output_gradient.size(1);
+  double cross_term(size_t k, int64_t b) const {
+    const LinearRecord& head = records_.linears[k];
+    const ScatteredRows<T>& rows = rows_[b];
+    const int64_t width = head.input.size(1), vocab = head.output_gradient.size(1),
+                  tokens = records_.length(b);
     const int64_t ids = static_cast<int64_t>(rows.ids.size());
-    const T* z = head.output_gradient.const_data_ptr<T>() + b * tokens * vocab;
-    const T* h = head.input.const_data_ptr<T>() + b * tokens * width;
+    const T* z = head.output_gradient.const_data_ptr<T>() + records_.begin(b) * vocab;
+    const T* h = head.input.const_data_ptr<T>() + records_.begin(b) * width;
     std::vector<T> columns(tokens * ids);
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t u = 0; u < ids; ++u) columns[t * ids + u] = z[t * vocab + rows.ids[u]];
-    std::vector<SumOf<T>> table(ids * width);
-    blas::gemm<T>(ids, width, tokens, {columns.data(), ids, true}, {h, width, false}, 0, table.data(), width);
+    std::vector<Sum> table(ids * width);
+    product_of<T>(ids, width, tokens, columns.data(), ids, h, width, table.data());
     double sum = 0;
     for (int64_t i = 0; i < ids * width; ++i)
       sum += static_cast<double>(table[i]) * static_cast<double>(rows.rows[i]);
     return sum;
   }
 
-  template <typename T>
-  static double matrix_norm_squared(const GradientRecords& records, const std::vector<Panel>& panels, size_t k,
-                                    int64_t b, const ScatteredRows<T>& rows) {
-    const auto& linear = records.linears[k];
-    const double unit = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24;
-    const double d = static_cast<double>(linear.input.size(1)), p = static_cast<double>(linear.output_gradient.size(1));
-    const GramNorm gram = gram_norm<T>(linear, b, records.tokens);
-    double squared = gram.squared;
-    double error = 1.01 * (2 * kDepth + (d + p) / kDepth + 4) * unit * gram.magnitude * gram.magnitude +
-                   gram.underflow;
-    const double product_error = 1.01 * static_cast<double>(records.tokens) * unit * gram.magnitude;
-    if (records.embedding && records.embedding->tied_head == k) {
-      const double rows_squared = sum_of_squares(std::span<const T>(rows.rows));
-      squared += rows_squared;
-      if (!DPFA_PLANT("tied_norm_no_cross")) squared += 2 * cross_term<T>(linear, b, records.tokens, rows);
-      error += 2 * product_error * std::sqrt(rows_squared);
-    }
-    const bool certified = error <= 0x1p-8 * squared && product_error <= 0x1p-10 * std::sqrt(std::max(0.0, squared));
-    if (certified || DPFA_PLANT("tied_norm_no_cross")) return squared;
-    return direct_norm_squared<T>(records, panels, k, b, rows);
+  const GradientRecords& records_;
+  std::span<const NormMethod> methods_;
+  std::vector<Panel> panels_;
+  int64_t examples_;
+  std::vector<uint8_t> selected_;
+  std::vector<ScatteredRows<T>> rows_;
+  std::vector<Task> tasks_;
+  std::vector<int64_t> first_slot_, first_strip_;  // (B + 1): of each example within one matrix
+  std::vector<double> slots_;
+  std::vector<GramTokens> strips_;
+  std::vector<double> crosses_, panel_squares_;
+  std::vector<int64_t> kept_at_;  // of each panel in kept_; -1: not kept
+  Sum* kept_ = nullptr;
+};
+
+class GramRoute final : public NormRoute {
+ public:
+  explicit GramRoute(NormMethodChoice choice) : choice_(std::move(choice)) {}
+
+  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
+                  ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
+    with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
+      Pass<T> pass(records, selected, methods_for(records), kept_);
+      const std::vector<double> squares = pass.measure();
+      const size_t matrices = records.linears.size();
+      for (int64_t b = 0; b < records.examples(); ++b) {
+        outcomes[b] = {};
+        if (!pass.is_selected(b)) continue;
+        double total = small_parts_norm_squared<T>(records, b, pass.rows(b));
+        for (size_t k = 0; k < matrices; ++k) total += squares[b * matrices + k];
+        outcomes[b].norm = std::sqrt(total);
+        outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
+        if (outcomes[b].factor > 0) add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);
+      }
+      pass.add(outcomes, sink);
+    });
   }
 
-  template <typename T>
-  void run(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
-           ContributionSink& sink, std::span<ExampleOutcome> outcomes) {
-    const std::vector<Panel> panels = split_into_panels(records);
-    const int64_t examples = records.examples, matrices = static_cast<int64_t>(records.linears.size());
-    std::vector<ScatteredRows<T>> rows(examples);
-    std::vector<double> squares(examples * matrices);
-#pragma omp parallel
-    {
-      c10::InferenceMode guard;
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t b = 0; b < examples; ++b)
-        if (selected[b]) rows[b] = scatter_rows<T>(records, b);
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t task = 0; task < examples * matrices; ++task)
-        if (selected[task % examples])
-          squares[task] = matrix_norm_squared<T>(records, panels, task / examples, task % examples,
-                                                 rows[task % examples]);
-    }
-    for (int64_t b = 0; b < examples; ++b) {
-      outcomes[b] = {};
-      if (!selected[b]) continue;
-      double total = small_parts_norm_squared<T>(records, b, rows[b]);
-      for (int64_t k = 0; k < matrices; ++k) total += squares[k * examples + b];
-      outcomes[b].norm = std::sqrt(total);
-      outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
-      if (outcomes[b].factor > 0) add_small_parts<T>(records, b, rows[b], outcomes[b].factor, sink);
-    }
-#pragma omp parallel
-    {
-      c10::InferenceMode guard;
-      std::vector<SumOf<T>> scratch;
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
-        const auto& linear = records.linears[panels[j].linear];
-        scratch.resize(panels[j].rows * linear.columns());
-        for (int64_t b = 0; b < examples; ++b) {
-          if (!(outcomes[b].factor > 0)) continue;
-          product<T>(records, panels[j], b, &rows[b], scratch.data());
-          sink.add(linear.offset + panels[j].row * linear.columns(), std::span<const SumOf<T>>(scratch),
-                   outcomes[b].factor);
-        }
-      }
-    }
+ private:
+  // Chosen once for each number of slots: later microbatches of that shape take the same methods.
+  std::span<const NormMethod> methods_for(const GradientRecords& records) {
+    auto [entry, is_new] = methods_.try_emplace(records.examples());
+    if (is_new) entry->second = methods_of(records, choice_, method_seconds);
+    return entry->second;
   }
+
+  NormMethodChoice choice_;
+  std::map<int64_t, std::vector<NormMethod>> methods_;  // by the number of slots
+  FlatBuffer<std::byte> kept_;
 };
 
 }  // namespace
 
-std::unique_ptr<NormRoute> make_gram_route() { return std::make_unique<GramRoute>(); }
+double method_seconds(const MatrixShape& shape, NormMethod method) {
+  const int64_t examples = 2 * omp_get_max_threads();
+  GradientRecords records;
+  records.offsets = equal_offsets(examples, shape.tokens);
+  const auto made_up = [&](int64_t columns) {
+    return at::randn({examples * shape.tokens, columns}).to(shape.compute);
+  };
+  records.linears.push_back({made_up(shape.inputs), made_up(shape.outputs), 0, shape.output_major});
+  FlatBuffer<int32_t> sum(shape.inputs * shape.outputs);
+  IntegerSink sink(sum.span(), 0);
+  const std::vector<uint8_t> selected(examples, 1);
+  std::vector<ExampleOutcome> outcomes(examples);
+  GramRoute route({.method = to_string(method)});
+  double least = std::numeric_limits<double>::infinity();
+  for (int run = 0; run < 3; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    route.accumulate(records, selected, 1, sink, outcomes);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    if (run > 0) least = std::min(least, elapsed.count() / static_cast<double>(examples));
+  }
+  return least;
+}
+
+std::unique_ptr<NormRoute> make_gram_route(NormMethodChoice choice) {
+  return std::make_unique<GramRoute>(std::move(choice));
+}
 
 }  // namespace dpfa::kernels

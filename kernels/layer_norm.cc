@@ -13,8 +13,8 @@ using Stat = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 }  // namespace
 
-void layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& shift, double epsilon, at::Tensor& y,
-                at::Tensor& mean, at::Tensor& rstd) {
+void layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& shift, double epsilon,
+                at::Tensor& y, at::Tensor& mean, at::Tensor& rstd) {
   const int64_t rows = x.size(0), n = x.size(1);
   with_compute_type(x.scalar_type(), [&]<typename T>() {
     const T *xs = x.const_data_ptr<T>(), *a = gain.const_data_ptr<T>(), *b = shift.const_data_ptr<T>();
@@ -29,7 +29,8 @@ void layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& s
       for (int64_t c = 0; c < n; ++c) sum += static_cast<double>(row[c]);
       const double mu = sum / static_cast<double>(n);
 #pragma omp simd reduction(+ : squares)
-      for (int64_t c = 0; c < n; ++c) squares += (static_cast<double>(row[c]) - mu) * (static_cast<double>(row[c]) - mu);
+      for (int64_t c = 0; c < n; ++c)
+        squares += (static_cast<double>(row[c]) - mu) * (static_cast<double>(row[c]) - mu);
       means[i] = static_cast<Stat<T>>(mu);
       rstds[i] = static_cast<Stat<T>>(1 / std::sqrt(squares / static_cast<double>(n) + epsilon));
       const Stat<T> m = means[i], r = rstds[i];
@@ -42,7 +43,8 @@ void layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& s
 }
 
 void layer_norm_input_gradient(const at::Tensor& g, const at::Tensor& x, const at::Tensor& gain,
-                               const at::Tensor& mean, const at::Tensor& rstd, bool accumulate, at::Tensor& dx) {
+                               const at::Tensor& mean, const at::Tensor& rstd, bool accumulate,
+                               at::Tensor& dx) {
   const int64_t rows = x.size(0), n = x.size(1);
   with_compute_type(x.scalar_type(), [&]<typename T>() {
     using S = Stat<T>;

@@ -8,11 +8,12 @@
 namespace dpfa::kernels {
 
 // y = (x - mean) * rstd * gain + shift, rstd = 1 / sqrt(var + epsilon).
-void layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& shift, double epsilon, at::Tensor& y,
-                at::Tensor& mean, at::Tensor& rstd);
+void layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& shift, double epsilon,
+                at::Tensor& y, at::Tensor& mean, at::Tensor& rstd);
 
 // The gradient of the input for output gradient g; written to dx, or added to it where `accumulate`.
 void layer_norm_input_gradient(const at::Tensor& g, const at::Tensor& x, const at::Tensor& gain,
-                               const at::Tensor& mean, const at::Tensor& rstd, bool accumulate, at::Tensor& dx);
+                               const at::Tensor& mean, const at::Tensor& rstd, bool accumulate,
+                               at::Tensor& dx);
 
 }  // namespace dpfa::kernels

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "kernels/element_step.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 #include "src/base/random/normal.h"
@@ -12,22 +12,6 @@ namespace dpfa::kernels {
 namespace {
 
 constexpr size_t kChunk = 1024;  // normals, sums and results of a chunk fit into the first-level cache
-
-// Rounds to the nearest integer, ties to even, for |x| < 2^51, with additions alone: the same bits on every
-// processor, and vectorised where std::nearbyint is a library call.
-inline double round_to_integer(double x) {
-  constexpr double kShift = 0x1.8p52;
-  return (x + kShift) - kShift;
-}
-
-// int32: both terms are below 2^51, so the sum in double is exact. int64: added as integers, because a sum
-// beyond 2^53 would be rounded together with its noise.
-inline double add_exactly(int32_t sum, double rounded_noise) {
-  return static_cast<double>(sum) + rounded_noise;
-}
-inline double add_exactly(int64_t sum, double rounded_noise) {
-  return static_cast<double>(sum + static_cast<int64_t>(rounded_noise));
-}
 
 struct Scaling {
   double stddev;
@@ -46,8 +30,7 @@ void release_chunk(const Scaling& s, const Int* sum, const double* normals, size
       out[i] = static_cast<float>(sum[i]) * sum_scale + noise_scale * static_cast<float>(normals[i]);
     return;
   }
-  for (size_t i = 0; i < count; ++i)
-    out[i] = static_cast<float>(s.scale * add_exactly(sum[i], round_to_integer(s.stddev * normals[i])));
+  for (size_t i = 0; i < count; ++i) out[i] = release_element(s.stddev, s.scale, sum[i], normals[i]);
 }
 
 template <typename Int>
@@ -60,22 +43,15 @@ void add_noise_to(const StreamKey& key, uint64_t step, uint64_t first_index, con
   DPFA_CHECK(std::isfinite(scale) && scale > 0, "scale ", scale);
   if (DPFA_PLANT("noise_reuse_across_steps")) step = 0;
   const Scaling scaling = {spec.stddev_in_grid_units, scale, DPFA_PLANT("fp32_noise_add")};
-  const int64_t chunks = static_cast<int64_t>((sum.size() + kChunk - 1) / kChunk);
-#pragma omp parallel for schedule(static)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const size_t begin = static_cast<size_t>(chunk) * kChunk;
+  for (size_t begin = 0; begin < sum.size(); begin += kChunk) {
     const size_t count = std::min(kChunk, sum.size() - begin);
     alignas(64) double normals[kChunk];
-    // The sum may be the memory that receives the floats: it is read here, and not again after the first
-    // write.
-    alignas(64) Int terms[kChunk];
-    std::memcpy(terms, sum.data() + begin, count * sizeof(Int));
     if (scaling.stddev == 0) {
       std::fill_n(normals, count, 0.0);
     } else {
       fill_normals(key, step, first_index + begin, spec.generator, {normals, count});
     }
-    release_chunk<Int>(scaling, terms, normals, count, out.data() + begin);
+    release_chunk<Int>(scaling, sum.data() + begin, normals, count, out.data() + begin);
   }
 }
 

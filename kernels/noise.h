@@ -24,13 +24,12 @@ struct NoiseSpec {
 };
 
 // out[i] = float(scale * (sum[i] + round(stddev * normal(key, step, first_index + i)))).
-// sum and out have equal length and may be the same memory (int32 in, float out, element by element).
-// `scale` is the grid step divided by the public divisor. Runs on all OpenMP threads.
-// Throws InternalError for a standard deviation outside [0, 2^47], a scale that is not positive, unequal
-// lengths.
+// sum and out have equal length. `scale` is the grid step divided by the public divisor. By the calling
+// thread alone: callers split the elements, best at multiples of 1024. Throws InternalError for a standard
+// deviation outside [0, 2^47], a scale that is not positive, unequal lengths.
 void add_noise(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec, double scale,
                std::span<const int32_t> sum, std::span<float> out);
-// For sums beyond 32 bits; |sum| <= 2^62. Not in place.
+// For sums beyond 32 bits; |sum| <= 2^62.
 void add_noise(const StreamKey& key, uint64_t step, uint64_t first_index, const NoiseSpec& spec, double scale,
                std::span<const int64_t> sum, std::span<float> out);
 

@@ -4,22 +4,25 @@
 // Guarantee (what sensitivity rests on): the contribution that example b adds has L2 norm at most
 //   max_grad_norm x (1 + slack)   before the sink rounds it,
 // for every input, with slack 0 for the exact route up to double rounding and kGramSlack for the gram route.
-// An example that is not selected, or whose norm is not finite, adds nothing: it is skipped, not multiplied by 0.
-// An example's contribution depends on its own rows of the records alone.
+// An example that is not selected, or whose norm is not finite, adds nothing: it is skipped, not multiplied
+// by 0. An example's contribution depends on its own rows of the records alone.
 //
-//   exact  one example's gradient at a time is materialised in a reused buffer, and its norm is taken in double
-//          from those very numbers, whatever cancellation happened in the products before.
-//   gram   norms of x^T g from the Gram matrices of x and g by symmetric tiles (T x T never exists, nor does the
-//          gradient), then one product per example straight into the sink. Where the forward error bound of the
-//          Gram norm is not small the norm is measured directly instead, so kGramSlack holds for every input.
-//          Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv 2110.05679).
+// The exact route materialises one example's gradient at a time in a reused buffer and takes its norm in
+// double from those very numbers, whatever cancellation happened in the products before.
+//
+// The gram route takes each matrix's norms by one of the three methods of norm_method.h, gram_norm.h among
+// them, then forms one product per example straight into the sink. Where the forward error bound of a Gram
+// norm is not small the norm is measured from the gradient instead, so kGramSlack holds for every input. Its
+// methods are for many short examples; source: Li et al. 2022 (arXiv 2110.05679).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels/contribution_sink.h"
+#include "kernels/norm_method.h"
 #include "kernels/records.h"
 
 namespace dpfa::kernels {
@@ -36,15 +39,36 @@ class NormRoute {
  public:
   virtual ~NormRoute() = default;
   // selected (B): which examples count (finite loss, at least one target). outcomes (B) is overwritten.
-  virtual void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
-                          ContributionSink& sink, std::span<ExampleOutcome> outcomes) = 0;
+  virtual void accumulate(const GradientRecords& records, std::span<const uint8_t> selected,
+                          double max_grad_norm, ContributionSink& sink,
+                          std::span<ExampleOutcome> outcomes) = 0;
 };
 
-// True norm <= (1 + kGramSlack) x reported norm: 2^-9 from the certified Gram error, 2^-10 from the rounding of
-// the product that is added (gram_route.cc derives both).
+// True norm <= (1 + kGramSlack) x reported norm: 2^-9 from the certified Gram error, 2^-10 from the rounding
+// of the product that is added (gram_route.cc derives both).
 inline constexpr double kGramSlack = 0x1p-8;
 
+// The exact route over records that come in parts and are gone after each (a model that recomputes its
+// layers): first every part is measured, then the factors are settled, then every part comes again and is
+// added. Throws InternalError where the parts of the second pass do not have the norms of the first: what is
+// added must be what was measured.
+class StreamedRoute {
+ public:
+  explicit StreamedRoute(int64_t examples) : measured_(examples), added_(examples) {}
+  void measure(const GradientRecords& part, std::span<const uint8_t> selected);
+  std::vector<ExampleOutcome> settle(std::span<const uint8_t> selected, double max_grad_norm) const;
+  void add(const GradientRecords& part, std::span<const ExampleOutcome> outcomes, ContributionSink& sink);
+  void check_added(std::span<const ExampleOutcome> outcomes) const;
+
+ private:
+  std::vector<double> measured_, added_;  // (B), squared norms
+};
+
 std::unique_ptr<NormRoute> make_exact_route();
-std::unique_ptr<NormRoute> make_gram_route();
+std::unique_ptr<NormRoute> make_gram_route(NormMethodChoice choice = {});
+
+// Seconds per example that `method` takes to measure the norms of such a matrix and to add its gradients: the
+// less of two runs after one that touches the memory, on made-up operands.
+double method_seconds(const MatrixShape& shape, NormMethod method);
 
 }  // namespace dpfa::kernels

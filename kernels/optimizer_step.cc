@@ -1,9 +1,9 @@
 #include "kernels/optimizer_step.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
+#include "kernels/element_step.h"
 #include "src/base/check.h"
 
 // One loop per setting, compiled for several instruction sets and chosen when the program starts. Products
@@ -17,50 +17,28 @@
 namespace dpfa::kernels {
 namespace {
 
-constexpr int64_t kChunk = 1 << 14;
-
-// bfloat16 nearest to w, ties to even; a NaN stays a (quiet) NaN.
-inline uint16_t to_bfloat16(float w) {
-  const uint32_t bits = std::bit_cast<uint32_t>(w);
-  const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-  const uint32_t quiet_nan = bits >> 16 | 0x40;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet_nan : rounded);
-}
-
-struct AdamwConstants {
-  float beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon;
-  float mhat, vhat;  // 1 / (1 - beta^step)
-  float learning_rate, weight_decay;
-};
+constexpr int64_t kChunk = 1 << 12;  // the gradient of a chunk and its state fit into the second-level cache
 
 DPFA_CLONES void adamw_run(const AdamwConstants& c, int64_t count, const float* __restrict g,
                            float* __restrict m, float* __restrict v, float* __restrict w,
                            uint16_t* __restrict compute) {
   for (int64_t i = 0; i < count; ++i) {
-    m[i] = c.beta1 * m[i] + c.one_minus_beta1 * g[i];
-    v[i] = c.beta2 * v[i] + c.one_minus_beta2 * (g[i] * g[i]);
-    const float update = m[i] * c.mhat / (std::sqrt(v[i] * c.vhat) + c.epsilon);
-    w[i] -= c.learning_rate * (c.weight_decay * w[i] + update);
+    adamw_element(c, g[i], m[i], v[i], w[i]);
     if (compute != nullptr) compute[i] = to_bfloat16(w[i]);
   }
 }
-
-struct SgdConstants {
-  float momentum, learning_rate, weight_decay;
-};
 
 DPFA_CLONES void sgd_run(const SgdConstants& c, int64_t count, const float* __restrict g, float* __restrict v,
                          float* __restrict w, uint16_t* __restrict compute) {
   for (int64_t i = 0; i < count; ++i) {
     float update = g[i];
-    if (v != nullptr) v[i] = update = c.momentum * v[i] + g[i];
-    w[i] -= c.learning_rate * (c.weight_decay * w[i] + update);
+    if (v != nullptr) v[i] = update = velocity_element(c, g[i], v[i]);
+    sgd_element(c, update, w[i]);
     if (compute != nullptr) compute[i] = to_bfloat16(w[i]);
   }
 }
 
-void check_sizes(std::span<const DecayRange> ranges, size_t parameters, size_t gradient, size_t compute) {
-  DPFA_CHECK(gradient == parameters, gradient, " gradients for ", parameters, " weights");
+void check_sizes(std::span<const DecayRange> ranges, size_t parameters, size_t compute) {
   DPFA_CHECK(compute == 0 || compute == parameters, compute, " compute copies for ", parameters, " weights");
   int64_t end = 0;
   for (const DecayRange& range : ranges) {
@@ -73,19 +51,24 @@ void check_sizes(std::span<const DecayRange> ranges, size_t parameters, size_t g
              " weights");
 }
 
-// Calls run(begin, end, decays) for pieces of at most kChunk elements that lie in one range each.
+// Calls run(begin, end, decays, gradient of begin) for pieces of at most kChunk elements that lie in one
+// range each.
 template <typename Run>
-void for_each_piece(std::span<const DecayRange> ranges, int64_t parameters, const Run& run) {
+void for_each_piece(std::span<const DecayRange> ranges, int64_t parameters, const GradientChunk& gradient,
+                    const Run& run) {
   const int64_t chunks = (parameters + kChunk - 1) / kChunk;
 #pragma omp parallel for schedule(static)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t end = std::min(parameters, (chunk + 1) * kChunk);
     int64_t begin = chunk * kChunk;
+    alignas(64) float scratch[kChunk];
+    const float* values = gradient(begin, {scratch, static_cast<size_t>(end - begin)});
     auto range = std::partition_point(ranges.begin(), ranges.end(),
                                       [begin](const DecayRange& r) { return r.end <= begin; });
     for (; begin < end; ++range) {
       const int64_t stop = std::min(end, range->end);
-      if (stop > begin) run(begin, stop, range->decays);
+      if (stop > begin) run(begin, stop, range->decays, values);
+      values += std::max<int64_t>(0, stop - begin);
       begin = std::max(begin, stop);
     }
   }
@@ -98,45 +81,30 @@ T* at(std::span<T> values, int64_t index) {
 
 }  // namespace
 
-void adamw_step(const AdamwStep& step, std::span<const DecayRange> ranges, std::span<const float> gradient,
+void adamw_step(const AdamwStep& step, std::span<const DecayRange> ranges, const GradientChunk& gradient,
                 std::span<float> m, std::span<float> v, std::span<float> weights,
                 std::span<uint16_t> compute) {
-  check_sizes(ranges, weights.size(), gradient.size(), compute.size());
+  check_sizes(ranges, weights.size(), compute.size());
   DPFA_CHECK(m.size() == weights.size() && v.size() == weights.size(),
              "moments must have the weights' length");
   DPFA_CHECK(step.step >= 1, "AdamW counts its steps from 1, got ", step.step);
-  const double t = static_cast<double>(step.step);
-  const auto constants = [&](bool decays) {
-    return AdamwConstants{static_cast<float>(step.beta1),
-                          static_cast<float>(1 - step.beta1),
-                          static_cast<float>(step.beta2),
-                          static_cast<float>(1 - step.beta2),
-                          static_cast<float>(step.epsilon),
-                          static_cast<float>(1 / (1 - std::pow(step.beta1, t))),
-                          static_cast<float>(1 / (1 - std::pow(step.beta2, t))),
-                          static_cast<float>(step.learning_rate),
-                          static_cast<float>(decays ? step.weight_decay : 0)};
-  };
-  const AdamwConstants decaying = constants(true), plain = constants(false);
-  for_each_piece(ranges, static_cast<int64_t>(weights.size()), [&](int64_t begin, int64_t end, bool decays) {
-    adamw_run(decays ? decaying : plain, end - begin, at(gradient, begin), at(m, begin), at(v, begin),
-              at(weights, begin), at(compute, begin));
+  const AdamwConstants decaying = constants_of(step, true), plain = constants_of(step, false);
+  const int64_t count = static_cast<int64_t>(weights.size());
+  for_each_piece(ranges, count, gradient, [&](int64_t begin, int64_t end, bool decays, const float* g) {
+    adamw_run(decays ? decaying : plain, end - begin, g, at(m, begin), at(v, begin), at(weights, begin),
+              at(compute, begin));
   });
 }
 
-void sgd_step(const SgdStep& step, std::span<const DecayRange> ranges, std::span<const float> gradient,
+void sgd_step(const SgdStep& step, std::span<const DecayRange> ranges, const GradientChunk& gradient,
               std::span<float> v, std::span<float> weights, std::span<uint16_t> compute) {
-  check_sizes(ranges, weights.size(), gradient.size(), compute.size());
+  check_sizes(ranges, weights.size(), compute.size());
   DPFA_CHECK(v.size() == weights.size() || (v.empty() && step.momentum == 0),
              "momentum needs a buffer of the weights' length");
-  const auto constants = [&](bool decays) {
-    return SgdConstants{static_cast<float>(step.momentum), static_cast<float>(step.learning_rate),
-                        static_cast<float>(decays ? step.weight_decay : 0)};
-  };
-  const SgdConstants decaying = constants(true), plain = constants(false);
-  for_each_piece(ranges, static_cast<int64_t>(weights.size()), [&](int64_t begin, int64_t end, bool decays) {
-    sgd_run(decays ? decaying : plain, end - begin, at(gradient, begin), at(v, begin), at(weights, begin),
-            at(compute, begin));
+  const SgdConstants decaying = constants_of(step, true), plain = constants_of(step, false);
+  const int64_t count = static_cast<int64_t>(weights.size());
+  for_each_piece(ranges, count, gradient, [&](int64_t begin, int64_t end, bool decays, const float* g) {
+    sgd_run(decays ? decaying : plain, end - begin, g, at(v, begin), at(weights, begin), at(compute, begin));
   });
 }
 

@@ -27,8 +27,8 @@ at::TensorOptions sum_options(const at::Tensor& g) {
 
 }  // namespace
 
-at::Tensor bias_gradient(const at::Tensor& g, int64_t examples) {
-  const int64_t n = g.size(1), tokens = g.size(0) / examples;
+at::Tensor bias_gradient(const at::Tensor& g, std::span<const int64_t> offsets) {
+  const int64_t n = g.size(1), examples = static_cast<int64_t>(offsets.size()) - 1;
   at::Tensor result = at::empty({examples, n}, sum_options(g));
   with_compute_type(g.scalar_type(), [&]<typename T>() {
     using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
@@ -36,8 +36,8 @@ at::Tensor bias_gradient(const at::Tensor& g, int64_t examples) {
     Sum* out = result.data_ptr<Sum>();
     for_each_block(examples, n, [&](int64_t b, int64_t first, int64_t columns) {
       std::array<double, kBlock> sum{};
-      for (int64_t t = 0; t < tokens; ++t) {
-        const T* row = source + (b * tokens + t) * n + first;
+      for (int64_t at = offsets[b]; at < offsets[b + 1]; ++at) {
+        const T* row = source + at * n + first;
 #pragma omp simd
         for (int64_t c = 0; c < columns; ++c) sum[c] += static_cast<double>(row[c]);
       }
@@ -49,8 +49,8 @@ at::Tensor bias_gradient(const at::Tensor& g, int64_t examples) {
 
 std::pair<at::Tensor, at::Tensor> layer_norm_gradient(const at::Tensor& g, const at::Tensor& x,
                                                       const at::Tensor& mean, const at::Tensor& rstd,
-                                                      int64_t examples) {
-  const int64_t n = g.size(1), tokens = g.size(0) / examples;
+                                                      std::span<const int64_t> offsets) {
+  const int64_t n = g.size(1), examples = static_cast<int64_t>(offsets.size()) - 1;
   at::Tensor gain = at::empty({examples, n}, sum_options(g)), shift = at::empty_like(gain);
   with_compute_type(g.scalar_type(), [&]<typename T>() {
     using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
@@ -60,8 +60,7 @@ std::pair<at::Tensor, at::Tensor> layer_norm_gradient(const at::Tensor& g, const
     Sum *gain_out = gain.data_ptr<Sum>(), *shift_out = shift.data_ptr<Sum>();
     for_each_block(examples, n, [&](int64_t b, int64_t first, int64_t columns) {
       std::array<double, kBlock> gain_sum{}, shift_sum{};
-      for (int64_t t = 0; t < tokens; ++t) {
-        const int64_t at = b * tokens + t;
+      for (int64_t at = offsets[b]; at < offsets[b + 1]; ++at) {
         const T *grow = gs + at * n + first, *xrow = xs + at * n + first;
         const Sum mu = m[at], rs = r[at];
 #pragma omp simd
@@ -78,6 +77,12 @@ std::pair<at::Tensor, at::Tensor> layer_norm_gradient(const at::Tensor& g, const
     });
   });
   return {gain, shift};
+}
+
+at::Tensor rms_norm_gradient(const at::Tensor& g, const at::Tensor& x, const at::Tensor& rstd,
+                             std::span<const int64_t> offsets) {
+  const at::Tensor no_mean = at::zeros_like(rstd);
+  return layer_norm_gradient(g, x, no_mean, rstd, offsets).first;
 }
 
 }  // namespace dpfa::kernels

@@ -86,11 +86,15 @@ class OneWay {
   // Composition tilted to be precise at `epsilon`.
   ComposedLoss near_epsilon(double epsilon, Side side) const {
     std::vector<LossSketch> sketches = sketches_;
-    double tilt = 1;
-    for (int pass = 0; pass < 2; ++pass) {
+    double tilt = 1, expected = 0;
+    // What may be truncated depends on delta, and Chernoff's bound of delta on what is truncated.
+    for (int pass = 0; pass < 12; ++pass) {
       const auto log_delta = [&](double t) { return log_moment(sketches, t) - t * epsilon; };
       tilt = best_tilt(log_delta);
-      sketches = truncated(std::clamp(log_delta(tilt), -690.0, -1.0));
+      const double found = std::clamp(log_delta(tilt), -690.0, -1.0);
+      if (found > expected - 0.5) break;
+      expected = found;
+      sketches = truncated(expected);
     }
     return compose(sketches, tilt, epsilon, side);
   }

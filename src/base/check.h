@@ -22,8 +22,8 @@ template <typename... Parts>
 
 }  // namespace dpfa::internal
 
-#define DPFA_CHECK(condition, ...)                                                                        \
-  do {                                                                                                    \
-    if (!(condition)) [[unlikely]]                                                                        \
-      ::dpfa::internal::check_failed(__FILE__, __LINE__, #condition __VA_OPT__(, ) __VA_ARGS__);          \
+#define DPFA_CHECK(condition, ...)                                                               \
+  do {                                                                                           \
+    if (!(condition)) [[unlikely]]                                                               \
+      ::dpfa::internal::check_failed(__FILE__, __LINE__, #condition __VA_OPT__(, ) __VA_ARGS__); \
   } while (false)

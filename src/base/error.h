@@ -11,15 +11,15 @@ namespace dpfa {
 
 enum class ExitCode : int {
   kDone = 0,
-  kConfig = 2,            // fix the command line or the configuration
-  kBudgetExhausted = 3,   // the run ended at its budget, after a valid checkpoint
-  kComm = 4,              // a peer or the network was lost: restart resumes
-  kState = 5,             // checkpoint, ledger or data do not fit each other
-  kUnsupported = 6,       // model part, mechanism or event without a sound implementation
-  kIo = 7,                // disk full, unreadable, malformed file
-  kInternal = 70,         // a defect of dpfa
-  kStopRequested = 75,    // SIGUSR1: checkpoint written, start again with --resume
-  kHang = 76,             // the watchdog found no progress
+  kConfig = 2,           // fix the command line or the configuration
+  kBudgetExhausted = 3,  // the run ended at its budget, after a valid checkpoint
+  kComm = 4,             // a peer or the network was lost: restart resumes
+  kState = 5,            // checkpoint, ledger or data do not fit each other
+  kUnsupported = 6,      // model part, mechanism or event without a sound implementation
+  kIo = 7,               // disk full, unreadable, malformed file
+  kInternal = 70,        // a defect of dpfa
+  kStopRequested = 75,   // SIGUSR1: checkpoint written, start again with --resume
+  kHang = 76,            // the watchdog found no progress
 };
 
 class Error : public std::runtime_error {

@@ -1,9 +1,9 @@
 // Ends the process when it makes no progress: a stopped or partitioned peer leaves MPI waiting for ever.
 //
-// progress() is called at each phase of a step. A background thread compares the time since the last call with
-// the deadline max(minimum, 10 x the longest phase gap seen so far, ignoring the first); when it passes, the
-// thread writes one line naming the rank and the phase to stderr and calls _exit(76). Each rank watches itself,
-// which is a lease: a rank cut off from its peers ends by itself.
+// progress() is called at each phase of a step. A background thread compares the time since the last call
+// with the deadline max(minimum, 10 x the longest phase gap seen so far, ignoring the first); when it passes,
+// the thread writes one line naming the rank and the phase to stderr and calls _exit(76). Each rank watches
+// itself, which is a lease: a rank cut off from its peers ends by itself.
 #pragma once
 
 #include <chrono>

@@ -1,4 +1,3 @@
-#include <malloc.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 
 #include "src/base/error.h"
 #include "src/cli/bench_account.h"
+#include "src/cli/bench_report.h"
 #include "src/cli/cli.h"
 #include "src/cli/options.h"
 #include "src/train/run_setup.h"
@@ -48,7 +48,8 @@ double peak_mib(const std::vector<std::string>& words) {
   int status = 0;
   struct rusage usage {};
   wait4(child, &status, 0, &usage);
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw InternalError("the child that measures memory failed");
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    throw InternalError("the child that measures memory failed");
   return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
@@ -66,6 +67,7 @@ int bench_step(const Arguments& arguments) {
       .add("vocab", &shape.vocab, "vocabulary")
       .flag("tied", &tied, "the head is the token table")
       .add("batch", &spec.batch, "examples of the step")
+      .add("slots", &spec.slots, "examples of a microbatch; 0: all")
       .add("sequence", &spec.sequence, "tokens of an example")
       .add("compute", &spec.compute, "fp32 or bf16")
       .add("numerics", &spec.numerics, "exact or fp32 (how norms are measured)")
@@ -75,7 +77,8 @@ int bench_step(const Arguments& arguments) {
       .add("only", &only, "private or baseline: run one of the two (used to measure memory)")
       .flag("json", &json, "one JSON object");
   if (!options.parse(arguments)) return 0;
-  const auto among = [](const std::string& name, const std::string& value, std::initializer_list<const char*> list) {
+  const auto among = [](const std::string& name, const std::string& value,
+                        std::initializer_list<const char*> list) {
     if (std::find(list.begin(), list.end(), value) == list.end())
       throw ConfigError("--" + name + " " + value + ": not one of the values that --help lists");
   };
@@ -83,32 +86,53 @@ int bench_step(const Arguments& arguments) {
   among("numerics", spec.numerics, {"exact", "fp32"});
   among("release", release, {"on", "off"});
   among("only", only, {"", "private", "baseline"});
-  if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 || threads < 0 ||
-      spec.batch > 255)
+  if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 ||
+      threads < 0 || spec.slots < 0 || spec.batch > 255)
     throw ConfigError("layers, width, vocab, batch (at most 255), sequence and repeats must be at least 1");
   shape.heads = std::max<int64_t>(1, shape.width / 64);
   if (shape.width % shape.heads != 0) throw ConfigError("--width must be a multiple of 64 (or below 128)");
   shape.positions = std::max<int64_t>(1024, spec.sequence);
   shape.tied_head = tied;
   spec.release = release == "on";
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);  // as `dpfa train` does
-  mallopt(M_TRIM_THRESHOLD, -1);
+  train::keep_freed_memory();
   train::set_threads(threads, 1);
 
   if (!only.empty()) {
     train::StepBench bench(spec, only == "private", only == "baseline");
-    for (int64_t k = 0; k <= repeats; ++k) only == "private" ? bench.private_seconds() : bench.baseline_seconds();
+    for (int64_t k = 0; k <= repeats; ++k)
+      only == "private" ? bench.private_seconds() : bench.baseline_seconds();
     return 0;
   }
-  // Memory first: a forked child's peak begins at what its parent holds. One step after the first shows the peak.
+  // Memory first: a forked child's peak begins at what its parent holds. One step after the first shows the
+  // peak.
   const auto child = [&](const char* which) {
-    std::vector<std::string> words = {
-        "dpfa",       "bench",      "step",          "--layers",    std::to_string(shape.layers),
-        "--width",    std::to_string(shape.width),   "--vocab",     std::to_string(shape.vocab),
-        "--batch",    std::to_string(spec.batch),    "--sequence",  std::to_string(spec.sequence),
-        "--compute",  spec.compute, "--numerics",    spec.numerics, "--release",
-        release,      "--threads",  std::to_string(threads),        "--repeats",
-        "1",          "--only",     which};
+    std::vector<std::string> words = {"dpfa",
+                                      "bench",
+                                      "step",
+                                      "--layers",
+                                      std::to_string(shape.layers),
+                                      "--width",
+                                      std::to_string(shape.width),
+                                      "--vocab",
+                                      std::to_string(shape.vocab),
+                                      "--batch",
+                                      std::to_string(spec.batch),
+                                      "--sequence",
+                                      std::to_string(spec.sequence),
+                                      "--compute",
+                                      spec.compute,
+                                      "--numerics",
+                                      spec.numerics,
+                                      "--release",
+                                      release,
+                                      "--threads",
+                                      std::to_string(threads),
+                                      "--repeats",
+                                      "1",
+                                      "--only",
+                                      which,
+                                      "--slots",
+                                      std::to_string(spec.slots)};
     if (tied) words.push_back("--tied");
     return peak_mib(words);
   };
@@ -131,25 +155,31 @@ int bench_step(const Arguments& arguments) {
                            (spec.release ? "" : "/no-release");
   const double seconds = median(with_privacy), other = median(baseline);
   if (json) {
-    const nlohmann::json result = {{"case", name},          {"seconds", seconds},
+    const nlohmann::json result = {{"case", name},
+                                   {"seconds", seconds},
                                    {"baseline", "the same engine and optimizer without clipping and noise"},
-                                   {"baseline_seconds", other}, {"ratio", seconds / other},
-                                   {"repeats", repeats},        {"peak_rss_mib", peak},
+                                   {"baseline_seconds", other},
+                                   {"ratio", seconds / other},
+                                   {"repeats", repeats},
+                                   {"peak_rss_mib", peak},
                                    {"baseline_peak_rss_mib", baseline_peak},
-                                   {"numerics", spec.numerics}, {"parameters", shape.parameter_count()},
-                                   {"all_seconds", with_privacy}, {"all_baseline_seconds", baseline}};
-    std::cout << nlohmann::json{{"machine", {{"cpu", cpu_model()}, {"threads", threads == 0
-                                                                                   ? std::thread::hardware_concurrency()
-                                                                                   : static_cast<unsigned>(threads)}}},
+                                   {"numerics", spec.numerics},
+                                   {"parameters", shape.parameter_count()},
+                                   {"all_seconds", with_privacy},
+                                   {"all_baseline_seconds", baseline}};
+    std::cout << nlohmann::json{{"machine",
+                                 {{"cpu", cpu_model()},
+                                  {"threads", threads == 0 ? std::thread::hardware_concurrency()
+                                                           : static_cast<unsigned>(threads)}}},
                                 {"results", {result}}}
                      .dump()
               << '\n';
   } else {
     std::cout << name << " on " << cpu_model() << "\n"
-              << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, " << std::setprecision(0)
-              << peak << " MiB\n"
-              << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0) << baseline_peak
-              << " MiB\n"
+              << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, "
+              << std::setprecision(0) << peak << " MiB\n"
+              << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
+              << baseline_peak << " MiB\n"
               << std::setprecision(3) << "  ratio        " << seconds / other << " (medians of " << repeats
               << " in turn)\n";
   }
@@ -159,12 +189,19 @@ int bench_step(const Arguments& arguments) {
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
-  const std::string usage = "dpfa bench step|account [options]: times a training step, or the accountant";
+  const std::string usage =
+      "dpfa bench step|norms|noise|account [options]: times a training step, gradient norms, noise or the "
+      "accountant beside a baseline";
   if (!arguments.empty() && (arguments[0] == "--help" || arguments[0] == "help")) {
     std::cout << usage << "\n";
     return 0;
   }
-  if (!arguments.empty() && arguments[0] == "account") return bench_account({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "account")
+    return bench_account({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "norms")
+    return bench_norms({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "noise")
+    return bench_noise({arguments.begin() + 1, arguments.end()});
   if (arguments.empty() || arguments[0] != "step")
     throw ConfigError((arguments.empty() ? "which benchmark?" : "unknown benchmark '" + arguments[0] + "'") +
                       std::string(": ") + usage);

@@ -1,5 +1,6 @@
-// The verbs of the program `dpfa`. Each lives in one file: it parses its arguments, builds, runs, and returns an
-// exit code; errors travel as exceptions to main(), which prints one sentence and exits with the error's code.
+// The verbs of the program `dpfa`. Each lives in one file: it parses its arguments, builds, runs, and returns
+// an exit code; errors travel as exceptions to main(), which prints one sentence and exits with the error's
+// code.
 #pragma once
 
 #include <string>

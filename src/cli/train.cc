@@ -1,4 +1,3 @@
-#include <malloc.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -11,6 +10,7 @@
 #include "src/cli/options.h"
 #include "src/plan/config.h"
 #include "src/train/collective.h"
+#include "src/train/run_setup.h"
 #include "src/train/stop_signal.h"
 #include "src/train/trainer.h"
 
@@ -105,9 +105,7 @@ int run_train(const Arguments& arguments) {
     if (comm::announced_world_size().value_or(1) == 1) throw;
     problem = std::current_exception();  // to be told once, not by every rank
   }
-  // Activations come and go with the same sizes at every step: keep their pages instead of returning them.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, -1);
+  train::keep_freed_memory();
   const auto communicator = comm::make_mpi_communicator(std::nullopt);
   return run_guarded(*communicator, [&] {
     train::on_every_rank(*communicator, [&] {

@@ -27,4 +27,21 @@ void fill_microbatch(const Dataset& dataset, std::span<const int64_t> indices, i
   }
 }
 
+Microbatch made_up_microbatch(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_record) {
+  Microbatch m;
+  m.slots = slots;
+  m.tokens = tokens;
+  m.target_counts.assign(slots, tokens);
+  for (int64_t b = 0; b < slots; ++b) {
+    const int64_t record = first_record + b;
+    const auto id = [&](int64_t t) { return (t * 7919 + record * 104729 + t * t * 31) % vocab; };
+    m.records.push_back(record);
+    for (int64_t t = 0; t < tokens; ++t) {
+      m.input_ids.push_back(id(t));
+      m.targets.push_back(id(t + 1));
+    }
+  }
+  return m;
+}
+
 }  // namespace dpfa::data

@@ -26,4 +26,8 @@ struct Microbatch {
 void fill_microbatch(const Dataset& dataset, std::span<const int64_t> indices, int64_t slots, int64_t context,
                      Microbatch& out);
 
+// Full slots of made-up tokens for self-tests and timing: a fixed walk through the vocabulary, another one
+// for each record from `first_record` on.
+Microbatch made_up_microbatch(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_record = 0);
+
 }  // namespace dpfa::data

@@ -1,19 +1,22 @@
 // GPT-2 with an explicit backward pass that serves per-example gradients.
 //
-// Parameters live in one flat f32 vector in Hugging Face's order, layout and names (Conv1D weights stored (in,
-// out)), so that the optimizer, the clipped sum and checkpoints need no translation. The forward pass returns one
-// loss per example; no layer mixes examples. B examples of T tokens, C width, V vocabulary, N = B*T.
+// Parameters live in one flat f32 vector in Hugging Face's order, layout and names (Conv1D weights stored
+// (in, out)), so that the optimizer, the clipped sum and checkpoints need no translation. The forward pass
+// returns one loss per example; no layer mixes examples. B examples of at most T tokens, C width, V
+// vocabulary, N rows: the examples' tokens one behind another.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "kernels/records.h"
 #include "src/base/stream_key.h"
 #include "src/plan/model_shape.h"
@@ -21,11 +24,11 @@
 namespace dpfa::model {
 
 struct ParameterInfo {
-  std::string name;            // Hugging Face's, e.g. "transformer.h.0.attn.c_attn.weight"
+  std::string name;  // Hugging Face's, e.g. "transformer.h.0.attn.c_attn.weight"
   std::vector<int64_t> shape;
   int64_t offset;
   int64_t size;
-  bool decays;                 // weight decay applies to matrices only
+  bool decays;  // weight decay applies to matrices only
 };
 // All trainable parameters in order; their sizes add up to shape.parameter_count(). A tied head has no entry.
 std::vector<ParameterInfo> gpt2_parameters(const plan::Gpt2Shape& shape);
@@ -35,10 +38,20 @@ void initialise_gpt2(const plan::Gpt2Shape& shape, const StreamKey& key, std::sp
 
 struct Batch {
   int64_t examples = 0, tokens = 0;
-  std::span<const int64_t> input_ids;   // (B, T)
-  std::span<const int64_t> targets;     // (B, T), negative where a position has none
-  std::span<const double> loss_weights; // (B): weight of each target's cross-entropy in the example's loss
-  std::span<const int64_t> records;     // (B): record id, keys the dropout masks
+  std::span<const int64_t> input_ids;    // (B, T)
+  std::span<const int64_t> targets;      // (B, T), negative where a position has none
+  std::span<const double> loss_weights;  // (B): weight of each target's cross-entropy in the example's loss
+  std::span<const int64_t> records;      // (B): record id, keys the dropout masks
+  // (B): how many of an example's positions are worked on, 0 to T; none of the others has a target. Empty: T
+  // each.
+  std::vector<int64_t> lengths = {};
+};
+
+// How a model runs. Nothing here changes what it computes, up to the rounding of another order of sums.
+struct Execution {
+  kernels::AttentionPath attention = kernels::AttentionPath::kFlash;
+  // Keep the inputs of layers alone and run each layer's forward pass again before its backward pass.
+  bool recompute_layers = false;
 };
 
 // Masks of the embedding and residual sites: a function of (key, step, record, site, position) alone.
@@ -48,8 +61,8 @@ struct Dropout {
   int64_t step = 0;
 };
 
-// Receives each parameter's ingredients as the backward pass produces them, last layer first. Tensors given to a
-// visitor that keeps them stay valid until the next forward pass.
+// Receives each parameter's ingredients as the backward pass produces them, last layer first. Tensors given
+// to a visitor that keeps them stay valid until the next forward pass.
 class GradientVisitor {
  public:
   virtual ~GradientVisitor() = default;
@@ -62,10 +75,12 @@ class GradientVisitor {
 class Gpt2 {
  public:
   // `compute`: kFloat, kBFloat16 or kDouble (tests).
-  Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute);
+  Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, const Execution& execution = {});
   ~Gpt2();
 
   const plan::Gpt2Shape& shape() const;
+  at::ScalarType compute() const;
+  const Execution& execution() const;
   // Uses `parameters` (P) from now on: f32 compute reads them in place, other types from a copy that
   // weights_changed() refreshes.
   void bind(std::span<const float> parameters);
@@ -76,9 +91,12 @@ class Gpt2 {
   // losses (B): the weighted sum of each example's target cross-entropies. With `for_backward` the logits are
   // replaced by their gradient and activations are kept.
   void forward(const Batch& batch, const Dropout* dropout, bool for_backward, std::span<double> losses);
-  // After forward(for_backward = true) on a batch that is not empty, whose input ids these are. keep_gradients:
-  // every layer's output gradients get buffers of their own, so that records stay valid until the next pass.
-  void backward(std::span<const int64_t> input_ids, bool keep_gradients, GradientVisitor& visitor);
+  // After forward(for_backward = true) on a batch with at least one row, once: gradients take the place of
+  // activations; again and again where layers are recomputed. keep_gradients: records stay valid until the
+  // next pass; not where layers are recomputed.
+  void backward(bool keep_gradients, GradientVisitor& visitor);
+  // The rows of the last forward pass: example b's are [offsets[b], offsets[b + 1]).
+  std::span<const int64_t> offsets() const;
 
   // Logits (V) of the token that follows `ids` (1 to positions of them).
   std::vector<float> next_token_logits(std::span<const int64_t> ids);
@@ -89,10 +107,16 @@ class Gpt2 {
 };
 
 // The visitor of the per-example routes: keeps everything.
-kernels::GradientRecords collect_records(Gpt2& model, const Batch& batch);
+kernels::GradientRecords collect_records(Gpt2& model);
 
-// The visitor of runs without privacy: adds (or with `overwrite` writes) the gradient of the sum of the batch's
-// losses to `gradient` (P).
-void add_batch_gradient(Gpt2& model, const Batch& batch, bool overwrite, std::span<float> gradient);
+// Gives the same records to `visit` in parts, one layer's at a time, each valid during its call: for models
+// that recompute their layers. Together the parts hold every parameter once; a matrix or none in each, the
+// embedding beside the head. Every call makes a backward pass of its own with the same bits.
+using RecordVisitor = std::function<void(const kernels::GradientRecords&)>;
+void visit_records(Gpt2& model, const RecordVisitor& visit);
+
+// The visitor of runs without privacy: adds (or with `overwrite` writes) the gradient of the sum of the
+// batch's losses to `gradient` (P).
+void add_batch_gradient(Gpt2& model, bool overwrite, std::span<float> gradient);
 
 }  // namespace dpfa::model

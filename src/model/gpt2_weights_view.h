@@ -22,8 +22,8 @@ struct Gpt2Weights {
 };
 
 // `flat` (P): the views share its memory. The order is that of gpt2_parameters().
-inline Gpt2Weights view_gpt2_weights(const plan::Gpt2Shape& shape, const std::vector<ParameterInfo>& parameters,
-                                     const at::Tensor& flat) {
+inline Gpt2Weights view_gpt2_weights(const plan::Gpt2Shape& shape,
+                                     const std::vector<ParameterInfo>& parameters, const at::Tensor& flat) {
   size_t next = 0;
   const auto take = [&] {
     const ParameterInfo& p = parameters[next++];

@@ -2,7 +2,9 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <array>
 
+#include "kernels/gemm.h"
 #include "kernels/reducers.h"
 #include "src/model/gpt2.h"
 
@@ -11,18 +13,18 @@ namespace {
 
 class RecordCollector final : public GradientVisitor {
  public:
-  RecordCollector(int64_t examples, int64_t tokens) {
-    records.examples = examples;
-    records.tokens = tokens;
+  explicit RecordCollector(std::span<const int64_t> offsets) {
+    records.offsets.assign(offsets.begin(), offsets.end());
   }
   void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
     records.linears.push_back(record);
     if (bias_offset)
-      records.vectors.push_back({kernels::bias_gradient(record.output_gradient, records.examples), *bias_offset});
+      records.vectors.push_back(
+          {kernels::bias_gradient(record.output_gradient, records.offsets), *bias_offset});
   }
   void layer_norm(const at::Tensor& g, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                   int64_t gain_offset, int64_t shift_offset) override {
-    auto [gain, shift] = kernels::layer_norm_gradient(g, x, mean, rstd, records.examples);
+    auto [gain, shift] = kernels::layer_norm_gradient(g, x, mean, rstd, records.offsets);
     records.vectors.push_back({gain, gain_offset});
     records.vectors.push_back({shift, shift_offset});
   }
@@ -31,29 +33,70 @@ class RecordCollector final : public GradientVisitor {
   kernels::GradientRecords records;
 };
 
+// The same records, each given away while its tensors are valid. A tied head waits for the embedding, whose
+// gradient it shares: its tensors last as long as the pass.
+class RecordStream final : public GradientVisitor {
+ public:
+  RecordStream(std::span<const int64_t> offsets, const RecordVisitor& visit)
+      : offsets_(offsets.begin(), offsets.end()), visit_(visit) {}
+  void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
+    kernels::GradientRecords records = none();
+    records.linears.push_back(record);
+    if (bias_offset)
+      records.vectors.push_back({kernels::bias_gradient(record.output_gradient, offsets_), *bias_offset});
+    if (head_)
+      visit_(records);
+    else
+      head_ = std::move(records);
+  }
+  void layer_norm(const at::Tensor& g, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+                  int64_t gain_offset, int64_t shift_offset) override {
+    kernels::GradientRecords records = none();
+    auto [gain, shift] = kernels::layer_norm_gradient(g, x, mean, rstd, offsets_);
+    records.vectors.push_back({gain, gain_offset});
+    records.vectors.push_back({shift, shift_offset});
+    visit_(records);
+  }
+  void embedding(const kernels::EmbeddingRecord& record) override {
+    head_->embedding = record;
+    visit_(*head_);
+  }
+
+ private:
+  kernels::GradientRecords none() const {
+    kernels::GradientRecords records;
+    records.offsets = offsets_;
+    return records;
+  }
+  std::vector<int64_t> offsets_;
+  RecordVisitor visit_;
+  std::optional<kernels::GradientRecords> head_;  // the first that a backward pass visits
+};
+
 class BatchGradient final : public GradientVisitor {
  public:
-  BatchGradient(bool overwrite, std::span<float> gradient, int64_t tokens, const plan::Gpt2Shape& shape)
-      : overwrite_(overwrite), tokens_(tokens), shape_(shape),
+  BatchGradient(bool overwrite, std::span<float> gradient, std::span<const int64_t> offsets,
+                const plan::Gpt2Shape& shape)
+      : overwrite_(overwrite),
+        offsets_(offsets),
+        all_rows_{0, offsets.back()},
+        shape_(shape),
         gradient_(at::from_blob(gradient.data(), {static_cast<int64_t>(gradient.size())},
                                 at::TensorOptions().dtype(at::kFloat))) {}
 
   void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
     const int64_t rows = record.rows(), columns = record.columns();
     at::Tensor target = gradient_.narrow(0, record.offset, rows * columns).view({rows, columns});
-    const at::Tensor left = record.row_operand().t(), &right = record.column_operand();
-    if (record.input.scalar_type() != at::kFloat) {
-      add(target, at::mm(left, right));
-    } else if (overwrite_) {
-      at::mm_out(target, left, right);
-    } else {
-      target.addmm_(left, right);
-    }
-    if (bias_offset) add_vector(kernels::bias_gradient(record.output_gradient, 1), *bias_offset);
+    const at::Tensor &left = record.row_operand(), &right = record.column_operand();
+    if (record.input.scalar_type() == at::kFloat)
+      kernels::multiply_transposed(left, right, !overwrite_, target);
+    else
+      add(target, at::mm(left.t(), right));
+    if (bias_offset) add_vector(kernels::bias_gradient(record.output_gradient, all_rows_), *bias_offset);
   }
   void layer_norm(const at::Tensor& g, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
                   int64_t gain_offset, int64_t shift_offset) override {
-    const auto [gain, shift] = kernels::layer_norm_gradient(g, x, mean, rstd, 1);
+    const auto [gain, shift] = kernels::layer_norm_gradient(g, x, mean, rstd, all_rows_);
     add_vector(gain, gain_offset);
     add_vector(shift, shift_offset);
   }
@@ -65,9 +108,11 @@ class BatchGradient final : public GradientVisitor {
       gradient_.narrow(0, record.position_offset, shape_.positions * width).zero_();
       if (!record.tied_head) gradient_.narrow(0, record.token_offset, shape_.vocab * width).zero_();
     }
-    gradient_.narrow(0, record.position_offset, tokens_ * width)
-        .view({tokens_, width})
-        .add_(rows.view({-1, tokens_, width}).sum(0));
+    for (size_t b = 0; b + 1 < offsets_.size(); ++b) {
+      const int64_t length = offsets_[b + 1] - offsets_[b];
+      gradient_.narrow(0, record.position_offset, length * width)
+          .add_(rows.narrow(0, offsets_[b], length).view({length * width}));
+    }
     // Ids of one batch may repeat, so rows are added in order, each thread owning a slice of the columns.
     const float* source = rows.const_data_ptr<float>();
     constexpr int64_t kSlice = 64;
@@ -87,24 +132,31 @@ class BatchGradient final : public GradientVisitor {
   }
 
   bool overwrite_;
-  int64_t tokens_;
+  std::span<const int64_t> offsets_;
+  std::array<int64_t, 2> all_rows_;  // the batch as one example
   plan::Gpt2Shape shape_;
   at::Tensor gradient_;
 };
 
 }  // namespace
 
-kernels::GradientRecords collect_records(Gpt2& model, const Batch& batch) {
+kernels::GradientRecords collect_records(Gpt2& model) {
   c10::InferenceMode guard;
-  RecordCollector collector(batch.examples, batch.tokens);
-  model.backward(batch.input_ids, /*keep_gradients=*/true, collector);
+  RecordCollector collector(model.offsets());
+  model.backward(/*keep_gradients=*/true, collector);
   return std::move(collector.records);
 }
 
-void add_batch_gradient(Gpt2& model, const Batch& batch, bool overwrite, std::span<float> gradient) {
+void visit_records(Gpt2& model, const RecordVisitor& visit) {
   c10::InferenceMode guard;
-  BatchGradient sum(overwrite, gradient, batch.tokens, model.shape());
-  model.backward(batch.input_ids, /*keep_gradients=*/false, sum);
+  RecordStream stream(model.offsets(), visit);
+  model.backward(/*keep_gradients=*/false, stream);
+}
+
+void add_batch_gradient(Gpt2& model, bool overwrite, std::span<float> gradient) {
+  c10::InferenceMode guard;
+  BatchGradient sum(overwrite, gradient, model.offsets(), model.shape());
+  model.backward(/*keep_gradients=*/false, sum);
 }
 
 }  // namespace dpfa::model

@@ -1,14 +1,14 @@
 // PrivacyPlan: everything that decides what is released and what it costs, derived once and then frozen.
 //
 // It is the only place that turns configuration into sampling rate, sensitivity, noise standard deviation,
-// divisor, grid and accounting event. Runtime choices (microbatch, threads, compute type, rank count) have no way
-// in: the digest does not depend on them. Validation depends on public configuration only.
+// divisor, grid and accounting event. Runtime choices (microbatch, threads, compute type, rank count) have no
+// way in: the digest does not depend on them. Validation depends on public configuration only.
 //
 // Grid: sums are integers in units of grid() = 2^grid_exponent, the largest power of two not above
 // max_grad_norm x 2^-22. Sensitivity (L2, add or remove one record) of the integer sum:
 //   max_grad_norm x (1 + slack),  slack = sqrt(P) / 2 x grid / max_grad_norm + 2^-20
-// where P is the number of trainable parameters: rounding a contribution to integers moves each coordinate by at
-// most half a unit, and 2^-20 covers the fp32 scaling of one example's gradient (three roundings of 2^-24
+// where P is the number of trainable parameters: rounding a contribution to integers moves each coordinate by
+// at most half a unit, and 2^-20 covers the fp32 scaling of one example's gradient (three roundings of 2^-24
 // relative each). numerics = fp32 adds 2^-8, the certified error of its norms and products (kGramSlack in
 // kernels/norm_route.h).
 // noise stddev = noise_multiplier x sensitivity, on the sum.
@@ -27,42 +27,42 @@ namespace dpfa::plan {
 
 class PrivacyPlan {
  public:
-  // Throws ConfigError (missing or contradicting keys, q > 1, C <= 0, steps <= 0, ...) and Unsupported (a mode,
-  // relation, unit, clipping rule or loss that has no sound implementation in this build).
-  // `numerics` of the config must be resolved ("exact" or "fp32"; the trainer resolves "auto" by measurement).
-  // With target_epsilon the noise_multiplier is calibrated for steps + reserve_steps charges.
+  // Throws ConfigError (missing or contradicting keys, q > 1, C <= 0, steps <= 0, ...) and Unsupported (a
+  // mode, relation, unit, clipping rule or loss that has no sound implementation in this build). `numerics`
+  // of the config must be resolved ("exact" or "fp32"; the trainer resolves "auto" by measurement). With
+  // target_epsilon the noise_multiplier is calibrated for steps + reserve_steps charges.
   static PrivacyPlan derive(const PrivacyConfig& privacy, const AggregationConfig& aggregation,
                             int64_t trainable_parameters);
   // The plan that a ledger's open line describes; throws StateError where a field is missing or does not fit.
   static PrivacyPlan from_json(const nlohmann::json& fields);
 
-  bool is_private() const;              // false: enabled = false; no epsilon exists
-  double sample_rate() const;           // q
-  double expected_batch_size() const;   // the divisor, public
-  int64_t steps() const;                // T of the plan
-  int64_t max_charges() const;          // steps + reserve_steps
+  bool is_private() const;             // false: enabled = false; no epsilon exists
+  double sample_rate() const;          // q
+  double expected_batch_size() const;  // the divisor, public
+  int64_t steps() const;               // T of the plan
+  int64_t max_charges() const;         // steps + reserve_steps
   double noise_multiplier() const;
-  double max_grad_norm() const;         // C
+  double max_grad_norm() const;  // C
   double slack() const;
-  double sensitivity() const;           // C (1 + slack)
-  double noise_stddev() const;          // on the sum, before the divisor
+  double sensitivity() const;   // C (1 + slack)
+  double noise_stddev() const;  // on the sum, before the divisor
   int grid_exponent() const;
-  double grid() const;                  // 2^grid_exponent
-  double target_delta() const;          // only where is_private()
-  double target_epsilon() const;        // only where is_private(); infinity where noise_multiplier was given
+  double grid() const;            // 2^grid_exponent
+  double target_delta() const;    // only where is_private()
+  double target_epsilon() const;  // only where is_private(); infinity where noise_multiplier was given
   const std::string& numerics() const;
   const std::string& generator() const;
   const std::string& loss() const;
-  accounting::Event event() const;      // of one step; only where is_private()
-  // Largest number of charges whose epsilon does not exceed what was planned: with target_epsilon the last one
-  // within the target, otherwise max_charges(). Without privacy there is no limit (the largest int64_t).
+  accounting::Event event() const;  // of one step; only where is_private()
+  // Largest number of charges whose epsilon does not exceed what was planned: with target_epsilon the last
+  // one within the target, otherwise max_charges(). Without privacy there is no limit (the largest int64_t).
   int64_t allowed_charges() const;
 
-  nlohmann::json to_json() const;       // all public fields, as they enter the ledger's open line
-  std::string digest() const;           // BLAKE2b-256 in hex over to_json()
+  nlohmann::json to_json() const;             // all public fields, as they enter the ledger's open line
+  std::string digest() const;                 // BLAKE2b-256 in hex over to_json()
   std::vector<std::string> warnings() const;  // e.g. delta larger than 1 / dataset_size
-  // The privacy statement: unit, relation, sampler, q, sigma, C, steps, epsilon at delta, accountant, and in words
-  // whom it protects from whom and from whom not.
+  // The privacy statement: unit, relation, sampler, q, sigma, C, steps, epsilon at delta, accountant, and in
+  // words whom it protects from whom and from whom not.
   std::string statement() const;
 
  private:

@@ -35,7 +35,8 @@ void agree(comm::Communicator& communicator, const Standing& mine) {
     std::memcpy(&first, gathered.data(), sizeof(Wire));
     std::memcpy(&other, gathered.data() + r * sizeof(Wire), sizeof(Wire));
     const auto note = [&](bool equal, const char* what) {
-      if (!equal) problems += (problems.empty() ? "" : ", ") + std::string(what) + " on rank " + std::to_string(r);
+      if (!equal)
+        problems += (problems.empty() ? "" : ", ") + std::string(what) + " on rank " + std::to_string(r);
     };
     note(first.step == other.step, "step");
     note(first.draw == other.draw, "draw");

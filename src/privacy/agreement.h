@@ -15,7 +15,8 @@ struct Standing {
   std::string ledger_digest;
 };
 
-// Throws StateError on every rank, naming what differs and on which ranks, where the standings are not all equal.
+// Throws StateError on every rank, naming what differs and on which ranks, where the standings are not all
+// equal.
 void agree(comm::Communicator& communicator, const Standing& mine);
 
 }  // namespace dpfa::privacy

@@ -25,6 +25,7 @@ std::span<int32_t> ClippedSum::reserve(int64_t contributions) {
 }
 
 void ClippedSum::clamp(int world_size) {
+  if (world_size == 1 && wide_.empty()) return;  // one rank may use all 32 bits
   const int64_t limit = std::numeric_limits<int32_t>::max() / world_size;
   const int64_t* wide = wide_.data();
   int32_t* sum = sum_.data();

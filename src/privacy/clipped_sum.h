@@ -1,13 +1,14 @@
 // The sum of clipped per-example gradients of one rank and one step: the most private object of a run.
 //
-// Type state: it can only be moved, and only the Privatizer can read it, so nothing but a release turns a sum into
-// numbers that an optimizer accepts. Oracle tests and `dpfa debug gradients` bring their own sinks
+// Type state: it can only be moved, and only the Privatizer can read it, so nothing but a release turns a sum
+// into numbers that an optimizer accepts. Oracle tests and `dpfa debug gradients` bring their own sinks
 // (kernels/contribution_sink.h) and never see one.
 //
-// Integers in units of 2^grid_exponent. One example moves a coordinate by at most 2^23 + 1 units (plan.h: the grid
-// is at least max_grad_norm x 2^-23), so kFlushEvery contributions fit 32 bits; then the sum moves on to 64 bits.
-// Before a release each coordinate is clamped to the share of 32 bits that leaves room for all ranks: clamping is
-// 1-Lipschitz, so the sensitivity does not grow, and the sum over ranks cannot wrap whatever was drawn.
+// Integers in units of 2^grid_exponent. One example moves a coordinate by at most 2^23 + 1 units (plan.h: the
+// grid is at least max_grad_norm x 2^-23), so kFlushEvery contributions fit 32 bits; then the sum moves on to
+// 64 bits. Before a release each coordinate is clamped to the share of 32 bits that leaves room for all
+// ranks: clamping is 1-Lipschitz, so the sensitivity does not grow, and the sum over ranks cannot wrap
+// whatever was drawn.
 #pragma once
 
 #include <cstdint>

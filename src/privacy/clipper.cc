@@ -4,6 +4,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <numeric>
 
 #include "src/base/check.h"
 #include "src/base/plant.h"
@@ -12,43 +13,29 @@ namespace dpfa::privacy {
 namespace {
 
 // The planted mistake of clipping the mean of a batch instead of each example.
-void add_clipped_mean(model::Gpt2& model, const model::Batch& batch, int64_t examples, double max_grad_norm,
+void add_clipped_mean(model::Gpt2& model, int64_t examples, double max_grad_norm,
                       kernels::ContributionSink& sink) {
   std::vector<float> gradient(model.shape().parameter_count());
-  model::add_batch_gradient(model, batch, /*overwrite=*/true, gradient);
+  model::add_batch_gradient(model, /*overwrite=*/true, gradient);
   double squares = 0;
   for (float g : gradient) squares += static_cast<double>(g) * g;
   const double mean_norm = std::sqrt(squares) / static_cast<double>(std::max<int64_t>(examples, 1));
   sink.add(0, std::span<const float>(gradient), kernels::clip_factor(mean_norm, max_grad_norm));
 }
 
-// Made-up tokens: a fixed multiplicative walk through the vocabulary, another one per record.
-void fill_made_up(int64_t slots, int64_t tokens, int64_t vocab, int64_t first_record, data::Microbatch& out) {
-  out.slots = slots;
-  out.tokens = tokens;
-  out.input_ids.resize(slots * tokens);
-  out.targets.resize(slots * tokens);
-  out.records.resize(slots);
-  out.target_counts.assign(slots, tokens);
-  for (int64_t b = 0; b < slots; ++b) {
-    out.records[b] = first_record + b;
-    for (int64_t t = 0; t < tokens; ++t) {
-      const auto id = [&](int64_t at) { return (at * 7919 + (first_record + b) * 104729 + at * at * 31) % vocab; };
-      out.input_ids[b * tokens + t] = id(t);
-      out.targets[b * tokens + t] = id(t + 1);
-    }
-  }
-}
-
-// Compares contributions without keeping them: the sum, modulo 2^64, of a mix of each element's index, value bits and
-// factor bits. Equal contributions have equal sums in any order; a single changed bit changes it.
+// Compares contributions without keeping them: the sum, modulo 2^64, of a mix of each element's index, value
+// bits and factor bits. Equal contributions have equal sums in any order; a single changed bit changes it.
 class FingerprintSink final : public kernels::ContributionSink {
  public:
-  void add(int64_t offset, std::span<const float> values, double factor) override { take(offset, values, factor); }
+  void add(int64_t offset, std::span<const float> values, double factor) override {
+    take(offset, values, factor);
+  }
   void add(int64_t offset, std::span<const c10::BFloat16> values, double factor) override {
     take(offset, values, factor);
   }
-  void add(int64_t offset, std::span<const double> values, double factor) override { take(offset, values, factor); }
+  void add(int64_t offset, std::span<const double> values, double factor) override {
+    take(offset, values, factor);
+  }
   uint64_t fingerprint() const { return sum_.load(); }
 
  private:
@@ -70,6 +57,13 @@ class FingerprintSink final : public kernels::ContributionSink {
   std::atomic<uint64_t> sum_ = 0;
 };
 
+// Takes the targets from position `count` on out of a record.
+void keep_targets(data::Microbatch& microbatch, int64_t slot, int64_t count) {
+  const auto row = microbatch.targets.begin() + slot * microbatch.tokens;
+  std::fill(row + count, row + microbatch.tokens, data::kIgnored);
+  microbatch.target_counts[slot] = count;
+}
+
 }  // namespace
 
 std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::string& loss) {
@@ -78,29 +72,38 @@ std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::
     const int64_t targets = microbatch.target_counts[b];
     if (targets > 0) weights[b] = loss == "token_sum" ? 1.0 : 1.0 / static_cast<double>(targets);
   }
+  if (DPFA_PLANT("batch_mean_loss")) {
+    const auto all = std::accumulate(microbatch.target_counts.begin(), microbatch.target_counts.end(), 0.0);
+    for (double& weight : weights) weight = weight > 0 ? 1 / all : 0;
+  }
   return weights;
 }
 
-model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights) {
-  return {microbatch.slots, microbatch.tokens, microbatch.input_ids, microbatch.targets, weights,
-          microbatch.records};
+model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights,
+                      bool skips_padding) {
+  model::Batch batch{microbatch.slots,   microbatch.tokens, microbatch.input_ids,
+                     microbatch.targets, weights,           microbatch.records};
+  for (int64_t b = 0; skips_padding && b < microbatch.slots; ++b) {
+    int64_t length = microbatch.records[b] >= 0 ? microbatch.tokens : 0;
+    while (length > 0 && microbatch.targets[b * microbatch.tokens + length - 1] < 0) --length;
+    batch.lengths.push_back(length);
+  }
+  return batch;
 }
 
-Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model)
-    : plan_(plan), model_(model),
-      route_(plan.numerics() == "exact" ? kernels::make_exact_route() : kernels::make_gram_route()) {}
+Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods)
+    : plan_(plan),
+      model_(model),
+      route_(plan.numerics() == "exact" ? kernels::make_exact_route()
+                                        : kernels::make_gram_route(std::move(methods))) {}
 
 Clipper::~Clipper() = default;
 
 ClippedSum Clipper::zero(std::optional<NoisyGradient> spent) const {
   const int64_t parameters = model_.shape().parameter_count();
   if (!spent) return ClippedSum(FlatBuffer<int32_t>(parameters));
-  FlatBuffer<int32_t> memory = std::move(spent->memory_);
-  DPFA_CHECK(memory.size() == parameters);
-  int32_t* values = memory.data();
-#pragma omp parallel for simd schedule(static)
-  for (int64_t i = 0; i < parameters; ++i) values[i] = 0;
-  return ClippedSum(std::move(memory));
+  DPFA_CHECK(spent->size() == parameters && spent->taken_ == parameters);  // so every element is zero
+  return ClippedSum(std::move(spent->sum_));
 }
 
 void Clipper::accumulate(const data::Microbatch& microbatch, const model::Dropout* dropout, ClippedSum& sum) {
@@ -116,19 +119,31 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microb
   std::vector<kernels::ExampleOutcome> outcomes(microbatch.slots);
   std::vector<double> losses(microbatch.slots, 0.0);
   const std::vector<double> weights = loss_weights(microbatch, plan_.loss());
-  const model::Batch batch = to_batch(microbatch, weights);
-  if (batch.examples > 0 && batch.tokens > 0) {
-    model_.forward(batch, dropout, /*for_backward=*/true, losses);
+  model_.forward(to_batch(microbatch, weights, skips_padding()), dropout, /*for_backward=*/true, losses);
+  if (model_.offsets().back() > 0) {
     std::vector<uint8_t> selected(microbatch.slots);
     for (int64_t b = 0; b < microbatch.slots; ++b)
       selected[b] = microbatch.records[b] >= 0 && microbatch.target_counts[b] > 0 &&
                     (std::isfinite(losses[b]) || DPFA_PLANT("zero_times_nan"));
     if (DPFA_PLANT("clip_after_mean"))
-      add_clipped_mean(model_, batch, std::count(selected.begin(), selected.end(), 1), plan_.max_grad_norm(), sink);
+      add_clipped_mean(model_, std::count(selected.begin(), selected.end(), 1), plan_.max_grad_norm(), sink);
+    else if (model_.execution().recompute_layers)
+      outcomes = accumulate_streamed(selected, sink);
     else
-      route_->accumulate(model::collect_records(model_, batch), selected, plan_.max_grad_norm(), sink, outcomes);
+      route_->accumulate(model::collect_records(model_), selected, plan_.max_grad_norm(), sink, outcomes);
   }
   if (losses_out != nullptr) *losses_out = std::move(losses);
+  return outcomes;
+}
+
+std::vector<kernels::ExampleOutcome> Clipper::accumulate_streamed(std::span<const uint8_t> selected,
+                                                                  kernels::ContributionSink& sink) {
+  kernels::StreamedRoute route(static_cast<int64_t>(selected.size()));
+  model::visit_records(model_, [&](const kernels::GradientRecords& part) { route.measure(part, selected); });
+  const auto outcomes = route.settle(selected, plan_.max_grad_norm());
+  model::visit_records(model_,
+                       [&](const kernels::GradientRecords& part) { route.add(part, outcomes, sink); });
+  route.check_added(outcomes);
   return outcomes;
 }
 
@@ -139,20 +154,24 @@ bool Clipper::self_test(int64_t slots, int64_t context) {
     accumulate_into(microbatch, nullptr, sink);
     return sink.fingerprint();
   };
-  // Every slot at once: a full microbatch must give what its examples give one at a time; then a lone example in the
-  // last slot must give what it gives alone.
-  data::Microbatch together, alone;
-  fill_made_up(slots, context, model_.shape().vocab, 1, together);
+  const int64_t vocab = model_.shape().vocab;
+  data::Microbatch together = data::made_up_microbatch(slots, context, vocab);
+  data::Microbatch first = data::made_up_microbatch(1, context, vocab);
   uint64_t expected = 0, last = 0;
-  for (int64_t b = 0; b < slots; ++b) {
-    fill_made_up(1, context, model_.shape().vocab, 1 + b, alone);
-    expected += last = fingerprint(alone);
-  }
+  for (int64_t b = 0; b < slots; ++b)
+    expected += last = fingerprint(data::made_up_microbatch(1, context, vocab, b));
+  // Every slot at once: a full microbatch must give what its examples give one at a time.
   if (fingerprint(together) != expected) return false;
-  std::fill(together.records.begin(), together.records.end() - 1, -1);
-  std::fill(together.target_counts.begin(), together.target_counts.end() - 1, 0);
-  std::fill(together.targets.begin(), together.targets.end() - context, data::kIgnored);
-  std::fill(together.input_ids.begin(), together.input_ids.end() - context, 0);
+  // With a shorter record in front, behind which the others begin at other rows.
+  expected -= fingerprint(first);
+  keep_targets(first, 0, context / 2);
+  keep_targets(together, 0, context / 2);
+  if (fingerprint(together) != expected + fingerprint(first)) return false;
+  // A lone record in the last slot.
+  for (int64_t b = 0; b + 1 < slots; ++b) {
+    keep_targets(together, b, 0);
+    together.records[b] = -1;
+  }
   return fingerprint(together) == last;
 }
 

@@ -1,12 +1,12 @@
 // Forward, backward, per-example norms and clipping of a microbatch, added to a ClippedSum.
 //
-// Guarantee (add or remove one record): inserting a record anywhere in the draw changes the integer sum by at most
-// the plan's sensitivity in L2 norm. It holds because each example's contribution is bounded by what was measured
-// and depends on no other example: where examples share a pass, self_test() has shown for the run's shapes that an
-// example's bits depend neither on its slot nor on its neighbours (numerics = exact).
+// Guarantee (add or remove one record): inserting a record anywhere in the draw changes the integer sum by at
+// most the plan's sensitivity in L2 norm. It holds because each example's contribution is bounded by what was
+// measured and depends on no other example: where examples share a pass, self_test() has shown for the run's
+// shapes that an example's bits depend neither on its slot nor on its neighbours (numerics = exact).
 //
-// Edge cases: an empty slot, a record without targets, and a record whose loss or norm is not finite contribute
-// nothing. None of these is counted, logged or an error: they are private.
+// Edge cases: an empty slot, a record without targets, and a record whose loss or norm is not finite
+// contribute nothing. None of these is counted, logged or an error: they are private.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ namespace dpfa::privacy {
 
 class Clipper {
  public:
-  // `model` must outlive the Clipper.
-  Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model);
+  // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32.
+  Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods = {});
   ~Clipper();
 
   // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied).
@@ -42,10 +42,16 @@ class Clipper {
                                                        std::vector<double>* losses = nullptr);
 
   // Whether an example contributes the same bits alone and in any slot of `slots` among others, at `context`
-  // tokens, on made-up tokens and the current weights. Always true for one slot.
+  // tokens and behind a shorter one, on made-up tokens and the current weights. Always true for one slot.
   bool self_test(int64_t slots, int64_t context);
 
  private:
+  // A model that recomputes its layers: one backward pass to measure, one to add.
+  std::vector<kernels::ExampleOutcome> accumulate_streamed(std::span<const uint8_t> selected,
+                                                           kernels::ContributionSink& sink);
+  // bf16 products depend on the number of rows (kernels/gemm.h), so there every slot has all its rows.
+  bool skips_padding() const { return model_.compute() != at::kBFloat16; }
+
   const plan::PrivacyPlan& plan_;
   model::Gpt2& model_;
   std::unique_ptr<kernels::NormRoute> route_;
@@ -53,6 +59,8 @@ class Clipper {
 
 // Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.
 std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::string& loss);
-model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights);
+// skips_padding: positions behind a record's last target are not worked on.
+model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double> weights,
+                      bool skips_padding);
 
 }  // namespace dpfa::privacy

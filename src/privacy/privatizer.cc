@@ -11,9 +11,12 @@
 
 namespace dpfa::privacy {
 
-Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator, accounting::Ledger& ledger,
-                       const StreamKey& noise_key)
-    : plan_(plan), communicator_(communicator), ledger_(ledger), noise_key_(noise_key),
+Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
+                       accounting::Ledger& ledger, const StreamKey& noise_key)
+    : plan_(plan),
+      communicator_(communicator),
+      ledger_(ledger),
+      noise_key_(noise_key),
       allowed_charges_(plan.allowed_charges()) {
   DPFA_CHECK(plan.is_private());
 }
@@ -33,14 +36,12 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   charge(step, draw);
   if (DPFA_PLANT("accountant_microbatch_steps"))
     for (int64_t k = 1; k < sum.reservations_; ++k) charge(step, next_draw());
-  agree(communicator_, {.step = step, .draw = draw, .plan_digest = plan_.digest(), .ledger_digest = ledger_.digest()});
+  agree(communicator_,
+        {.step = step, .draw = draw, .plan_digest = plan_.digest(), .ledger_digest = ledger_.digest()});
 
   sum.clamp(communicator_.size());
   communicator_.all_reduce_sum(sum.sum_.span());
 
-  FlatBuffer<int32_t> memory = std::move(sum.sum_);
-  const std::span<const int32_t> integers = memory.span();
-  const std::span<float> floats(reinterpret_cast<float*>(memory.data()), integers.size());
   kernels::NoiseSpec spec{
       .stddev_in_grid_units = plan_.noise_stddev() / plan_.grid(),
       .generator = plan_.generator() == "philox" ? Generator::kPhilox : Generator::kChaCha20};
@@ -48,10 +49,10 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   if (DPFA_PLANT("noise_div_B_twice")) spec.stddev_in_grid_units /= divisor;
   if (DPFA_PLANT("noise_per_microbatch"))
     spec.stddev_in_grid_units *= std::sqrt(std::max<double>(1, static_cast<double>(sum.reservations_)));
-  if (DPFA_PLANT("realised_batch_normaliser")) divisor = std::max<double>(1, static_cast<double>(sum.since_flush_));
-  kernels::add_noise(noise_key_, static_cast<uint64_t>(draw), /*first_index=*/0, spec, plan_.grid() / divisor,
-                     integers, floats);
-  return NoisyGradient(std::move(memory));
+  if (DPFA_PLANT("realised_batch_normaliser"))
+    divisor = std::max<double>(1, static_cast<double>(sum.since_flush_));
+  return NoisyGradient(std::move(sum.sum_),
+                       {noise_key_, static_cast<uint64_t>(draw), spec, plan_.grid() / divisor});
 }
 
 }  // namespace dpfa::privacy

@@ -1,6 +1,7 @@
 // Turns a ClippedSum into a NoisyGradient, having charged the ledger first: the only release of a run.
 //
-// Order, on every rank: charge (durable on rank 0) -> all ranks agree on (step, draw, plan digest, ledger digest)
+// Order, on every rank: charge (durable on rank 0) -> all ranks agree on (step, draw, plan digest, ledger
+// digest)
 // -> integer sum over ranks -> noise, once per global element -> one public divisor. A crash at any point
 // can only leave a charge without a release. One release is one event of the plan, whatever was drawn.
 #pragma once
@@ -18,8 +19,9 @@ namespace dpfa::privacy {
 
 class Privatizer {
  public:
-  // `noise_key` is the same on all ranks (noise = after_sum: rank 0 drew its root, ranks are trusted) and fresh at
-  // each process start. `ledger`: the file on rank 0, a replica elsewhere. References must outlive the object.
+  // `noise_key` is the same on all ranks (noise = after_sum: rank 0 drew its root, ranks are trusted) and
+  // fresh at each process start. `ledger`: the file on rank 0, a replica elsewhere. References must outlive
+  // the object.
   Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator, accounting::Ledger& ledger,
              const StreamKey& noise_key);
 

@@ -1,4 +1,5 @@
-// The gradient of a run without privacy: a type of its own, so that the optimizer of a private run cannot take it.
+// The gradient of a run without privacy: a type of its own, so that the optimizer of a private run cannot
+// take it.
 #pragma once
 
 #include <span>
@@ -10,7 +11,7 @@ namespace dpfa::train {
 class BaselineGradient {
  public:
   explicit BaselineGradient(int64_t parameters) : memory_(parameters) {}
-  std::span<const float> values() const { return memory_.span(); }
+  int64_t size() const { return memory_.size(); }
   std::span<float> sum() { return memory_.span(); }
 
  private:

@@ -22,6 +22,19 @@ std::vector<kernels::DecayRange> decay_ranges(const std::vector<model::Parameter
   return ranges;
 }
 
+void check_unused(const privacy::NoisyGradient& gradient) {
+  DPFA_CHECK(!gradient.any_taken(), "applied twice");
+}
+void check_unused(const BaselineGradient&) {}
+
+const float* chunk_of(privacy::NoisyGradient& gradient, int64_t begin, std::span<float> scratch) {
+  gradient.take(begin, scratch);
+  return scratch.data();
+}
+const float* chunk_of(BaselineGradient& gradient, int64_t begin, std::span<float>) {
+  return gradient.sum().data() + begin;
+}
+
 }  // namespace
 
 double learning_rate(const plan::OptimizerConfig& config, int64_t step, int64_t steps) {
@@ -49,17 +62,22 @@ Optimizer<Gradient>::Optimizer(const plan::OptimizerConfig& config,
 }
 
 template <typename Gradient>
-void Optimizer<Gradient>::apply(const Gradient& gradient, double rate, std::span<float> weights,
+void Optimizer<Gradient>::apply(Gradient& gradient, double rate, std::span<float> weights,
                                 std::span<uint16_t> bf16_weights) {
   ++state_.updates;
+  DPFA_CHECK(gradient.size() == static_cast<int64_t>(weights.size()));
+  check_unused(gradient);
+  const kernels::GradientChunk chunk = [&gradient](int64_t begin, std::span<float> scratch) {
+    return chunk_of(gradient, begin, scratch);
+  };
   if (config_.name == "adamw") {
-    const kernels::AdamwStep step{rate,           config_.beta1,        config_.beta2,
-                                  config_.epsilon, config_.weight_decay, state_.updates};
-    kernels::adamw_step(step, ranges_, gradient.values(), state_.first.span(), state_.second.span(), weights,
+    const kernels::AdamwStep step{
+        rate, config_.beta1, config_.beta2, config_.epsilon, config_.weight_decay, state_.updates};
+    kernels::adamw_step(step, ranges_, chunk, state_.first.span(), state_.second.span(), weights,
                         bf16_weights);
   } else {
     const kernels::SgdStep step{rate, config_.momentum, config_.weight_decay};
-    kernels::sgd_step(step, ranges_, gradient.values(), state_.first.span(), weights, bf16_weights);
+    kernels::sgd_step(step, ranges_, chunk, state_.first.span(), weights, bf16_weights);
   }
 }
 

@@ -1,5 +1,6 @@
-// SGD or AdamW over the flat parameter vector. `Gradient` is the one type that apply() takes: NoisyGradient in a
-// private run, BaselineGradient in a run without privacy. An un-noised update of a private run does not compile.
+// SGD or AdamW over the flat parameter vector. `Gradient` is the one type that apply() takes: NoisyGradient
+// in a private run, BaselineGradient in a run without privacy. An un-noised update of a private run does not
+// compile.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,9 @@ class Optimizer {
  public:
   Optimizer(const plan::OptimizerConfig& config, const std::vector<model::ParameterInfo>& parameters);
 
-  // Updates `weights` (P) and, where not empty, their bf16 copy.
-  void apply(const Gradient& gradient, double rate, std::span<float> weights, std::span<uint16_t> bf16_weights);
+  // Updates `weights` (P) and, where not empty, their bf16 copy. Uses the gradient up: see
+  // NoisyGradient::take.
+  void apply(Gradient& gradient, double rate, std::span<float> weights, std::span<uint16_t> bf16_weights);
   OptimizerState& state() { return state_; }
   const OptimizerState& state() const { return state_; }
 

@@ -1,8 +1,9 @@
 // The streams of one process of a run, made at its start.
 //
-// noise = after_sum: rank 0 draws a root from the system and shares it; ranks and network are trusted. Sampling
-// (and dropout) roots are drawn by each rank for itself and never leave it. Under --insecure-seed all streams of
-// all ranks come from the seed, so that runs can be compared; such a run is stamped NOT PRIVATE.
+// noise = after_sum: rank 0 draws a root from the system and shares it; ranks and network are trusted.
+// Sampling (and dropout) roots are drawn by each rank for itself and never leave it. Under --insecure-seed
+// all streams of all ranks come from the seed, so that runs can be compared; such a run is stamped NOT
+// PRIVATE.
 #pragma once
 
 #include <cstdint>

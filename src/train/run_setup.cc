@@ -1,6 +1,7 @@
 #include "src/train/run_setup.h"
 
 #include <ATen/Parallel.h>
+#include <malloc.h>
 #include <omp.h>
 #include <sched.h>
 #include <sodium.h>
@@ -96,7 +97,12 @@ at::ScalarType compute_type(const plan::RuntimeConfig& runtime) {
 
 void make_model(RunSetup& setup) {
   setup.weights = FlatBuffer<float>(setup.shape.parameter_count());
-  setup.model = std::make_unique<model::Gpt2>(setup.shape, compute_type(setup.config.runtime));
+  const plan::RuntimeConfig& runtime = setup.config.runtime;
+  setup.model = std::make_unique<model::Gpt2>(
+      setup.shape, compute_type(runtime),
+      model::Execution{.attention = runtime.attention == "exact" ? kernels::AttentionPath::kExact
+                                                                 : kernels::AttentionPath::kFlash,
+                       .recompute_layers = runtime.recompute == "layer"});
   if (setup.config.model.from.empty())
     model::initialise_gpt2(setup.shape, setup.keys->init, setup.weights.span());
   else
@@ -237,7 +243,7 @@ int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
   const int64_t configured = setup.config.runtime.microbatch_size;
   if (configured == 0) {
     const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
-    return best_microbatch_size(*setup.plan, *setup.model, setup.context,
+    return best_microbatch_size(*setup.plan, setup.config.runtime, *setup.model, setup.context,
                                 std::clamp<int64_t>(share, 1, kLargestMicrobatch));
   }
   const bool shares_passes = setup.plan->is_private() && setup.plan->numerics() == "exact";
@@ -247,6 +253,13 @@ int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
 }
 
 }  // namespace
+
+void keep_freed_memory() {
+  // glibc takes no larger threshold than half its largest heap segment; without one, every block above 128
+  // KiB would be mapped, cleared and unmapped anew.
+  constexpr int kLargestThreshold = 32 << 20;
+  DPFA_CHECK(mallopt(M_MMAP_THRESHOLD, kLargestThreshold) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1);
+}
 
 void set_threads(int64_t configured, int local_size) {
   int64_t threads = configured;

@@ -37,6 +37,9 @@ struct RunSetup {
 // On a dry run: prints the privacy statement on rank 0 and prepares nothing further.
 RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator);
 
+// Keeps the pages of freed blocks: activations come and go with the same sizes at every step.
+void keep_freed_memory();
+
 // Threads of this process for the host's share of cores.
 void set_threads(int64_t configured, int local_size);
 

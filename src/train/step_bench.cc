@@ -1,5 +1,6 @@
 #include "src/train/step_bench.h"
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <optional>
@@ -11,26 +12,12 @@
 #include "src/privacy/privatizer.h"
 #include "src/train/baseline_gradient.h"
 #include "src/train/optimizer.h"
+#include "src/train/tuning.h"
 
 namespace dpfa::train {
 namespace {
 
 constexpr double kLearningRate = 1e-6;  // keeps the weights, and so the work of a step, as they are
-
-data::Microbatch made_up(const StepBenchSpec& spec) {
-  data::Microbatch m;
-  m.slots = spec.batch;
-  m.tokens = spec.sequence;
-  uint64_t state = 88172645463325252ull;
-  for (int64_t i = 0; i < spec.batch * spec.sequence; ++i) {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    m.input_ids.push_back(static_cast<int64_t>(state % static_cast<uint64_t>(spec.shape.vocab)));
-    m.targets.push_back(static_cast<int64_t>((state >> 20) % static_cast<uint64_t>(spec.shape.vocab)));
-  }
-  for (int64_t b = 0; b < spec.batch; ++b) m.records.push_back(b);
-  m.target_counts.assign(spec.batch, spec.sequence);
-  return m;
-}
 
 plan::PrivacyPlan made_up_plan(const StepBenchSpec& spec) {
   plan::PrivacyConfig privacy;
@@ -53,19 +40,27 @@ double seconds_of(const std::function<void()>& work) {
 
 struct StepBench::State {
   explicit State(const StepBenchSpec& bench)
-      : spec(bench), plan(made_up_plan(bench)), microbatch(made_up(bench)),
+      : spec(bench),
+        plan(made_up_plan(bench)),
         model(bench.shape, bench.compute == "bf16" ? at::kBFloat16 : at::kFloat),
-        weights(bench.shape.parameter_count()), communicator(comm::make_self_communicator()),
-        ledger(accounting::Ledger::in_memory(
-            {{"plan", plan.to_json()}, {"plan_digest", plan.digest()}, {"private", true}, {"stamps", {"benchmark"}}})),
+        weights(bench.shape.parameter_count()),
+        communicator(comm::make_self_communicator()),
+        ledger(accounting::Ledger::in_memory({{"plan", plan.to_json()},
+                                              {"plan_digest", plan.digest()},
+                                              {"private", true},
+                                              {"stamps", {"benchmark"}}})),
         root(RootKey::from_insecure_seed(1)) {
     model::initialise_gpt2(bench.shape, root.stream(Purpose::kInit), weights.span());
     model.bind(weights.span());
+    const int64_t slots = bench.slots > 0 ? bench.slots : bench.batch;
+    for (int64_t first = 0; first < bench.batch; first += slots)
+      microbatches.push_back(data::made_up_microbatch(std::min(slots, bench.batch - first), bench.sequence,
+                                                      bench.shape.vocab, first));
   }
 
   StepBenchSpec spec;
   plan::PrivacyPlan plan;
-  data::Microbatch microbatch;
+  std::vector<data::Microbatch> microbatches;
   model::Gpt2 model;
   FlatBuffer<float> weights;
   std::unique_ptr<comm::Communicator> communicator;
@@ -75,7 +70,8 @@ struct StepBench::State {
 
   struct Private {
     explicit Private(State& s)
-        : clipper(s.plan, s.model), privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)) {}
+        : clipper(s.plan, s.model, norm_methods({}, s.spec.sequence)),
+          privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)) {}
     privacy::Clipper clipper;
     privacy::Privatizer privatizer;
     std::optional<Optimizer<privacy::NoisyGradient>> optimizer;
@@ -114,12 +110,12 @@ double StepBench::private_seconds() {
   return seconds_of([&] {
     if (!s.spec.release) {
       if (!p.sum) p.sum = p.clipper.zero();
-      p.clipper.accumulate(s.microbatch, nullptr, *p.sum);
+      for (const auto& microbatch : s.microbatches) p.clipper.accumulate(microbatch, nullptr, *p.sum);
       return;
     }
     privacy::ClippedSum sum = p.clipper.zero(std::move(p.spent));
     p.spent.reset();
-    p.clipper.accumulate(s.microbatch, nullptr, sum);
+    for (const auto& microbatch : s.microbatches) p.clipper.accumulate(microbatch, nullptr, sum);
     privacy::NoisyGradient gradient = p.privatizer.release(std::move(sum), s.step, p.privatizer.next_draw());
     ++s.step;
     p.optimizer->apply(gradient, kLearningRate, s.weights.span(), s.model.bf16_weights());
@@ -131,11 +127,14 @@ double StepBench::baseline_seconds() {
   State& s = *state_;
   State::Baseline& b = *s.without;
   return seconds_of([&] {
-    std::vector<double> losses(s.spec.batch);
-    const std::vector<double> weights = privacy::loss_weights(s.microbatch, s.plan.loss());
-    const model::Batch batch = privacy::to_batch(s.microbatch, weights);
-    s.model.forward(batch, nullptr, /*for_backward=*/true, losses);
-    model::add_batch_gradient(s.model, batch, /*overwrite=*/true, b.gradient.sum());
+    for (const auto& microbatch : s.microbatches) {
+      std::vector<double> losses(microbatch.slots);
+      const std::vector<double> weights = privacy::loss_weights(microbatch, s.plan.loss());
+      s.model.forward(privacy::to_batch(microbatch, weights, /*skips_padding=*/true), nullptr,
+                      /*for_backward=*/true, losses);
+      model::add_batch_gradient(s.model, /*overwrite=*/&microbatch == s.microbatches.data(),
+                                b.gradient.sum());
+    }
     if (b.optimizer) b.optimizer->apply(b.gradient, kLearningRate, s.weights.span(), s.model.bf16_weights());
   });
 }

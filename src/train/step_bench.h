@@ -11,16 +11,18 @@ namespace dpfa::train {
 
 struct StepBenchSpec {
   plan::Gpt2Shape shape;
-  int64_t batch = 4;           // examples of the step, one microbatch
+  int64_t batch = 4;  // examples of the step
+  int64_t slots = 0;  // examples of a microbatch; 0: all
   int64_t sequence = 256;
   std::string compute = "fp32";
   std::string numerics = "exact";
-  bool release = true;         // with noise and optimizer; without: forward, backward and clipping alone
+  bool release = true;  // with noise and optimizer; without: forward, backward and clipping alone
 };
 
 class StepBench {
  public:
-  // `with_private` and `without_privacy`: which of the two steps to make ready (memory is measured one at a time).
+  // `with_private` and `without_privacy`: which of the two steps to make ready (memory is measured one at a
+  // time).
   StepBench(const StepBenchSpec& spec, bool with_private, bool without_privacy);
   ~StepBench();
   double private_seconds();   // one step, wall clock

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iostream>
 #include <numeric>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "src/train/baseline_gradient.h"
 #include "src/train/collective.h"
 #include "src/train/stop_signal.h"
+#include "src/train/tuning.h"
 
 namespace dpfa::train {
 namespace {
@@ -47,7 +49,11 @@ class PrivateSteps final : public Steps {
  public:
   PrivateSteps(const StepContext& context, accounting::Ledger& ledger)
       : c_(context),
-        clipper_(c_.plan, c_.model),
+        clipper_(c_.plan, c_.model,
+                 norm_methods(c_.config.runtime, c_.context,
+                              [rank = c_.communicator.rank()](const std::string& line) {
+                                if (rank == 0) std::cerr << line << '\n';
+                              })),
         privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise),
         sampler_(c_.keys.sampling, c_.plan.sample_rate(), c_.communicator.rank(), c_.communicator.size()),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {}
@@ -101,9 +107,10 @@ class BaselineSteps final : public Steps {
     for_each_microbatch(c_, drawn, [&](const data::Microbatch& microbatch) {
       std::vector<double> losses(microbatch.slots);
       const std::vector<double> weights = privacy::loss_weights(microbatch, c_.plan.loss());
-      const model::Batch batch = privacy::to_batch(microbatch, weights);
+      const model::Batch batch = privacy::to_batch(microbatch, weights, /*skips_padding=*/true);
       c_.model.forward(batch, dropout ? &*dropout : nullptr, /*for_backward=*/true, losses);
-      model::add_batch_gradient(c_.model, batch, /*overwrite=*/false, gradient_.sum());
+      if (c_.model.offsets().back() > 0)
+        model::add_batch_gradient(c_.model, /*overwrite=*/false, gradient_.sum());
       loss = std::accumulate(losses.begin(), losses.end(), loss);
     });
     training_loss_ = loss / std::max<double>(1, static_cast<double>(drawn.size()));

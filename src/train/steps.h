@@ -32,7 +32,7 @@ struct StepContext {
 
 enum class StepResult {
   kDone,
-  kStopped,  // some rank was asked to stop: the partial step is discarded, nothing was charged
+  kStopped,          // some rank was asked to stop: the partial step is discarded, nothing was charged
   kBudgetExhausted,  // one more charge would exceed the plan; nothing was drawn
 };
 

@@ -14,22 +14,6 @@ namespace {
 
 constexpr double kWorthIt = 0.97;  // a larger microbatch must save at least 3 %: it costs memory and padding
 
-data::Microbatch made_up_microbatch(int64_t slots, int64_t tokens, int64_t vocab) {
-  data::Microbatch m;
-  m.slots = slots;
-  m.tokens = tokens;
-  m.input_ids.resize(slots * tokens);
-  m.targets.resize(slots * tokens);
-  m.records.resize(slots);
-  m.target_counts.assign(slots, tokens);
-  for (int64_t i = 0; i < slots * tokens; ++i) {
-    m.input_ids[i] = i * 7919 % vocab;
-    m.targets[i] = (i + 1) * 7919 % vocab;
-  }
-  for (int64_t b = 0; b < slots; ++b) m.records[b] = b;
-  return m;
-}
-
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
@@ -37,7 +21,8 @@ double seconds_of(const std::function<void()>& work) {
 }
 
 // The less of two runs after one that touches the memory.
-double seconds_per_example(privacy::Clipper& clipper, int64_t parameters, const data::Microbatch& microbatch) {
+double seconds_per_example(privacy::Clipper& clipper, int64_t parameters,
+                           const data::Microbatch& microbatch) {
   FlatBuffer<int32_t> sum(parameters);
   const auto run = [&] {
     kernels::IntegerSink sink(sum.span(), /*grid_exponent=*/0);
@@ -56,31 +41,41 @@ double activation_bytes(const plan::Gpt2Shape& s, int64_t tokens) {
 }  // namespace
 
 std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int64_t context) {
-  const data::Microbatch microbatch = made_up_microbatch(
+  const data::Microbatch microbatch = data::made_up_microbatch(
       config.runtime.microbatch_size > 0 ? config.runtime.microbatch_size : 4, context, model.shape().vocab);
   double seconds[2];
   for (const std::string numerics : {"exact", "fp32"}) {
     plan::PrivacyConfig privacy = config.privacy;
     privacy.numerics = numerics;
-    const auto plan =
-        plan::PrivacyPlan::derive(privacy, config.aggregation, model.shape().parameter_count());
-    privacy::Clipper clipper(plan, model);
+    const auto plan = plan::PrivacyPlan::derive(privacy, config.aggregation, model.shape().parameter_count());
+    privacy::Clipper clipper(plan, model, norm_methods(config.runtime, context));
     seconds[numerics == "fp32"] = seconds_per_example(clipper, model.shape().parameter_count(), microbatch);
   }
   return seconds[1] < seconds[0] ? "fp32" : "exact";
 }
 
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, model::Gpt2& model, int64_t context, int64_t largest) {
-  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+kernels::NormMethodChoice norm_methods(const plan::RuntimeConfig& runtime, int64_t context,
+                                       std::function<void(const std::string&)> log) {
+  return {.method = runtime.norm_method,
+          .tokens = context,
+          .budget_bytes = runtime.norm_memory_mib << 20,
+          .file = kernels::default_method_file(),
+          .log = std::move(log)};
+}
+
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
+                             model::Gpt2& model, int64_t context, int64_t largest) {
+  const double memory =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   const plan::Gpt2Shape& shape = model.shape();
-  privacy::Clipper clipper(plan, model);
+  privacy::Clipper clipper(plan, model, norm_methods(runtime, context));
   int64_t best = 1;
-  double best_seconds =
-      seconds_per_example(clipper, shape.parameter_count(), made_up_microbatch(1, context, shape.vocab));
+  double best_seconds = seconds_per_example(clipper, shape.parameter_count(),
+                                            data::made_up_microbatch(1, context, shape.vocab));
   for (int64_t slots = 2; slots <= largest; slots *= 2) {
     if (static_cast<double>(slots) * activation_bytes(shape, context) > memory / 4) break;
-    const double seconds =
-        seconds_per_example(clipper, shape.parameter_count(), made_up_microbatch(slots, context, shape.vocab));
+    const double seconds = seconds_per_example(clipper, shape.parameter_count(),
+                                               data::made_up_microbatch(slots, context, shape.vocab));
     if (seconds > kWorthIt * best_seconds) break;
     if (plan.numerics() == "exact" && !clipper.self_test(slots, context)) break;
     best = slots;

@@ -104,7 +104,9 @@ run_tests() {
   rm -rf "$work/checkout"
   mkdir "$work/checkout"
   cp -r "$source_dir/launch" "$work/checkout/"
-  mkdir -p "$work/checkout/build"/{account,cpu-release}
+  mkdir -p "$work/checkout/build"/{account,cpu-release,cuda-release}
+  # shellcheck disable=SC2016
+  fake nvcc 'echo "Cuda compilation tools, release ${NVCC_RELEASE:-12.4}, V"'
   # shellcheck disable=SC2016
   fake cmake '[[ "$*" != *--build* || -z ${BROKEN_BUILD:-} ]]'
   # shellcheck disable=SC2016
@@ -123,6 +125,9 @@ run_tests
 expect "launch/test adds up both presets" last_line_is "18 passed, 0 failed"
 expect "and succeeds where nothing failed" ended_with 0
 expect "and says how many did not run" says "2 tests did not run"
+expect "and that an nvcc before CUDA 13 compiles no kernels" says "No nvcc of CUDA 13 here"
+run_tests NVCC_RELEASE=13.0
+expect "nvcc of CUDA 13 adds the preset of the GPU kernels" last_line_is "27 passed, 0 failed"
 run_tests FAILED=2 CTEST_CODE=8
 expect "failed tests are counted" last_line_is "14 passed, 4 failed"
 expect "and make it fail" ended_with 1

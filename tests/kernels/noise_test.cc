@@ -1,10 +1,9 @@
 #include "kernels/noise.h"
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <cmath>
-#include <cstring>
+#include <cstdio>
 #include <limits>
 #include <string>
 #include <vector>
@@ -43,12 +42,6 @@ std::vector<int32_t> some_sums(size_t count) {
   for (size_t i = 0; i < count; ++i) sum[i] = static_cast<int32_t>(i * 2654435761u) >> 8;
   return sum;
 }
-
-class ThreadCount : public ::testing::Test {
- protected:
-  void TearDown() override { omp_set_num_threads(threads_); }
-  const int threads_ = omp_get_max_threads();
-};
 
 TEST(Noise, IsTheRoundedNormalOfKeyStepAndIndexAddedAsAnInteger) {
   const std::vector<int32_t> sum = some_sums(5000);
@@ -114,16 +107,6 @@ TEST(Noise, CommutesWithAddingAnInteger) {
   }
 }
 
-TEST_F(ThreadCount, DoesNotChangeABit) {
-  const std::vector<int32_t> sum = some_sums(100003);
-  omp_set_num_threads(1);
-  const std::vector<float> expected = noisy<int32_t>({}, sum);
-  for (const int threads : {2, 3, 8}) {
-    omp_set_num_threads(threads);
-    EXPECT_EQ(noisy<int32_t>({}, sum), expected) << threads;
-  }
-}
-
 TEST(Noise, DoesNotDependOnShards) {
   const std::vector<int32_t> sum = some_sums(10007);
   const std::vector<float> expected = noisy<int32_t>({}, sum);
@@ -144,15 +127,6 @@ TEST(Noise, HasTheSameBitsOnEveryInstructionSet) {
     EXPECT_EQ(noisy<int32_t>({}, sum), expected) << to_string(path);
   }
   set_cpu_path(available_cpu_paths().back());
-}
-
-TEST(Noise, MayReplaceTheSumInItsOwnMemory) {
-  const std::vector<int32_t> sum = some_sums(10001);
-  const std::vector<float> expected = noisy<int32_t>({}, sum);
-  std::vector<int32_t> memory = sum;
-  std::span<float> out(reinterpret_cast<float*>(memory.data()), memory.size());
-  add_noise(key_of(1), 1, 0, Release().spec, 1, std::span<const int32_t>(memory), out);
-  EXPECT_EQ(std::memcmp(memory.data(), expected.data(), expected.size() * sizeof(float)), 0);
 }
 
 // The correlation of two noise vectors as a standard normal under independence.
@@ -207,17 +181,23 @@ TEST(Noise, LowBitsDoNotTellASumOfZeroFromASumOfOne) {
   // bits below 2^-24, float noise added to 0 keeps them (Mironov 2012): whoever sees such bits knows that x =
   // 0. Floats hold all integers up to 2^24 and the noise stays below 2^23.4, so our cast drops nothing.
   constexpr size_t kCount = 1 << 20;
-  const LowBits zero = low_bits(1, 0, kCount), one = low_bits(2, 1 << 20, kCount);
-  EXPECT_LT(std::abs(zero.fine - one.fine) / kCount, 1e-3) << "advantage of the distinguisher";
-  EXPECT_EQ(zero.off_grid, 0);
-  EXPECT_EQ(one.off_grid, 0);
-  // A chi-square of 255 degrees of freedom exceeds 390 with probability 1e-7, the false-alarm rate.
-  double chi_square = 0;
-  for (size_t residue = 0; residue < 256; ++residue) {
-    const double a = zero.residues[residue], b = one.residues[residue];
-    if (a + b > 0) chi_square += (a - b) * (a - b) / (a + b);
+  for (const CpuPath path : available_cpu_paths()) {
+    set_cpu_path(path);
+    const LowBits zero = low_bits(1, 0, kCount), one = low_bits(2, 1 << 20, kCount);
+    EXPECT_LT(std::abs(zero.fine - one.fine) / kCount, 1e-3) << "advantage of the distinguisher";
+    EXPECT_EQ(zero.off_grid, 0) << to_string(path);
+    EXPECT_EQ(one.off_grid, 0) << to_string(path);
+    // A chi-square of 255 degrees of freedom exceeds 390 with probability 1e-7, the false-alarm rate.
+    double chi_square = 0;
+    for (size_t residue = 0; residue < 256; ++residue) {
+      const double a = zero.residues[residue], b = one.residues[residue];
+      if (a + b > 0) chi_square += (a - b) * (a - b) / (a + b);
+    }
+    EXPECT_LT(chi_square, 390) << to_string(path);
   }
-  EXPECT_LT(chi_square, 390);
+  set_cpu_path(available_cpu_paths().back());
+  if (available_cpu_paths().size() < 3)
+    std::printf("not compared here: the vector paths that this processor does not have\n");
 }
 
 TEST(Noise, OnWideSumsEqualsNoiseOnNarrowOnes) {

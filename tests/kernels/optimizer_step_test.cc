@@ -29,6 +29,10 @@ struct Buffers {
   }
 };
 
+GradientChunk of(std::span<const float> gradient) {
+  return [gradient](int64_t begin, std::span<float>) { return gradient.data() + begin; };
+}
+
 std::vector<DecayRange> three_ranges(int64_t count) {
   return {{0, count / 3, true},
           {count / 3, count / 3, true},
@@ -43,7 +47,7 @@ TEST(Adamw, EqualsItsFormulaInDoubleAndDecaysOnlyWhereAsked) {
   constexpr int64_t kCount = 40001;
   const Buffers before(kCount);
   Buffers b(kCount);
-  adamw_step(kAdamw, three_ranges(kCount), b.g, b.m, b.v, b.w, {});
+  adamw_step(kAdamw, three_ranges(kCount), of(b.g), b.m, b.v, b.w, {});
   for (int64_t i = 0; i < kCount; ++i) {
     const double g = before.g[i], m = 0.9 * before.m[i] + 0.1 * g, v = 0.999 * before.v[i] + 0.001 * g * g;
     const double mhat = m / (1 - std::pow(0.9, 7)), vhat = v / (1 - std::pow(0.999, 7));
@@ -59,11 +63,12 @@ TEST(Adamw, HasTheSameBitsForAnyThreadCount) {
   const int threads = omp_get_max_threads();
   Buffers expected(100003);
   omp_set_num_threads(1);
-  adamw_step(kAdamw, three_ranges(100003), expected.g, expected.m, expected.v, expected.w, expected.compute);
+  adamw_step(kAdamw, three_ranges(100003), of(expected.g), expected.m, expected.v, expected.w,
+             expected.compute);
   for (const int count : {2, 3, 7}) {
     Buffers b(100003);
     omp_set_num_threads(count);
-    adamw_step(kAdamw, three_ranges(100003), b.g, b.m, b.v, b.w, b.compute);
+    adamw_step(kAdamw, three_ranges(100003), of(b.g), b.m, b.v, b.w, b.compute);
     EXPECT_EQ(b.m, expected.m);
     EXPECT_EQ(b.v, expected.v);
     EXPECT_EQ(b.w, expected.w);
@@ -79,7 +84,7 @@ TEST(Adamw, HasTheBitsOfTheScalarLoopWithOneRoundingPerOperation) {
   Buffers b(kCount);
   const Buffers before(kCount);
   const DecayRange all = {0, kCount, true};
-  adamw_step(kAdamw, {&all, 1}, b.g, b.m, b.v, b.w, {});
+  adamw_step(kAdamw, {&all, 1}, of(b.g), b.m, b.v, b.w, {});
   const float mhat = static_cast<float>(1 / (1 - std::pow(0.9, 7.0)));
   const float vhat = static_cast<float>(1 / (1 - std::pow(0.999, 7.0)));
   for (size_t i = 0; i < kCount; ++i) {
@@ -96,14 +101,31 @@ TEST(Adamw, HasTheBitsOfTheScalarLoopWithOneRoundingPerOperation) {
   }
 }
 
+TEST(Adamw, AsksOnceForEveryElementAndUsesWhatTheScratchHolds) {
+  constexpr int64_t kCount = 20011;
+  Buffers expected(kCount), b(kCount);
+  adamw_step(kAdamw, three_ranges(kCount), of(expected.g), expected.m, expected.v, expected.w, {});
+  std::vector<int> asked(kCount);
+  const GradientChunk filling = [&](int64_t begin, std::span<float> scratch) {
+    for (size_t i = 0; i < scratch.size(); ++i) {
+      ++asked[begin + i];
+      scratch[i] = b.g[begin + i];
+    }
+    return scratch.data();
+  };
+  adamw_step(kAdamw, three_ranges(kCount), filling, b.m, b.v, b.w, {});
+  EXPECT_EQ(b.w, expected.w);
+  EXPECT_EQ(asked, std::vector<int>(kCount, 1));
+}
+
 TEST(Sgd, EqualsItsFormulaWithAndWithoutMomentum) {
   constexpr int64_t kCount = 40001;
   const Buffers before(kCount);
   for (const double momentum : {0.9, 0.0}) {
     Buffers b(kCount);
     std::span<float> velocity = momentum == 0 ? std::span<float>() : std::span<float>(b.v);
-    sgd_step({.learning_rate = 0.01, .momentum = momentum, .weight_decay = 0.1}, three_ranges(kCount), b.g,
-             velocity, b.w, b.compute);
+    sgd_step({.learning_rate = 0.01, .momentum = momentum, .weight_decay = 0.1}, three_ranges(kCount),
+             of(b.g), velocity, b.w, b.compute);
     for (int64_t i = 0; i < kCount; ++i) {
       const double update = momentum * before.v[i] + before.g[i];
       const double decay = i >= kCount / 3 && i < kCount / 2 ? 0 : 0.1;
@@ -121,7 +143,7 @@ uint16_t to_bfloat16(float w) {
   const float g = 0;
   uint16_t compute = 0;
   const DecayRange one = {0, 1, false};
-  sgd_step({.learning_rate = 0, .momentum = 0, .weight_decay = 0}, {&one, 1}, {&g, 1}, {}, {&w, 1},
+  sgd_step({.learning_rate = 0, .momentum = 0, .weight_decay = 0}, {&one, 1}, of({&g, 1}), {}, {&w, 1},
            {&compute, 1});
   return compute;
 }
@@ -148,7 +170,7 @@ TEST(ComputeCopy, OfANanIsANan) {
 
 TEST(ComputeCopy, OfAWholeBufferIsTheRoundedWeightsAfterTheStep) {
   Buffers b(20011);
-  adamw_step(kAdamw, three_ranges(20011), b.g, b.m, b.v, b.w, b.compute);
+  adamw_step(kAdamw, three_ranges(20011), of(b.g), b.m, b.v, b.w, b.compute);
   for (size_t i = 0; i < b.w.size(); ++i) ASSERT_EQ(b.compute[i], to_bfloat16(b.w[i])) << i;
 }
 
@@ -161,17 +183,17 @@ TEST(OptimizerStep, RefusesRangesAndBuffersThatDoNotFit) {
                                                       {{0, 4, true}, {5, 10, true}},
                                                       {{0, 6, true}, {5, 10, true}}};
   for (const auto& ranges : wrong)
-    EXPECT_THROW(adamw_step(kAdamw, ranges, b.g, b.m, b.v, b.w, {}), InternalError) << ranges.size();
+    EXPECT_THROW(adamw_step(kAdamw, ranges, of(b.g), b.m, b.v, b.w, {}), InternalError) << ranges.size();
   const DecayRange all = {0, 10, true};
   const std::span<const DecayRange> fits(&all, 1);
-  EXPECT_THROW(adamw_step(kAdamw, fits, std::span(b.g).first(9), b.m, b.v, b.w, {}), InternalError);
-  EXPECT_THROW(adamw_step(kAdamw, fits, b.g, std::span(b.m).first(9), b.v, b.w, {}), InternalError);
-  EXPECT_THROW(adamw_step(kAdamw, fits, b.g, b.m, b.v, b.w, std::span(b.compute).first(9)), InternalError);
-  EXPECT_THROW(sgd_step({.learning_rate = 1, .momentum = 0.9, .weight_decay = 0}, fits, b.g, {}, b.w, {}),
+  EXPECT_THROW(adamw_step(kAdamw, fits, of(b.g), std::span(b.m).first(9), b.v, b.w, {}), InternalError);
+  EXPECT_THROW(adamw_step(kAdamw, fits, of(b.g), b.m, b.v, b.w, std::span(b.compute).first(9)),
+               InternalError);
+  EXPECT_THROW(sgd_step({.learning_rate = 1, .momentum = 0.9, .weight_decay = 0}, fits, of(b.g), {}, b.w, {}),
                InternalError);
   AdamwStep zeroth = kAdamw;
   zeroth.step = 0;
-  EXPECT_THROW(adamw_step(zeroth, fits, b.g, b.m, b.v, b.w, {}), InternalError);
+  EXPECT_THROW(adamw_step(zeroth, fits, of(b.g), b.m, b.v, b.w, {}), InternalError);
 }
 
 TEST(OptimizerStep, OfNoParametersDoesNothing) {

@@ -77,7 +77,7 @@ struct Pass {
     const Batch batch{packed.slots, packed.tokens, packed.input_ids, packed.targets, weights, packed.records};
     model.forward(batch, nullptr, /*for_backward=*/true, losses);
     kernels::DoubleSink sink(sum);
-    route.accumulate(collect_records(model, batch), selected, max_grad_norm, sink, outcomes);
+    route.accumulate(collect_records(model), selected, max_grad_norm, sink, outcomes);
   }
 };
 
@@ -199,11 +199,65 @@ TEST(Gpt2, BatchGradientWithoutClippingIsTheSumOfTheOracles) {
     std::vector<float> gradient(c.shape.parameter_count(), 123.0f);
     for (const double times : {1.0, 2.0}) {  // the first call overwrites, the second adds
       model.forward(batch, nullptr, /*for_backward=*/true, losses);
-      add_batch_gradient(model, batch, /*overwrite=*/times == 1, gradient);
+      add_batch_gradient(model, /*overwrite=*/times == 1, gradient);
       std::vector<double> got(gradient.begin(), gradient.end()), target(expected);
       for (double& value : target) value *= times;
       EXPECT_LE(relative_distance(got, target), 1e-5) << "tied " << tied << ", times " << times;
     }
+  }
+}
+
+// Positions behind an example's last target: left out of the pass, or worked on without effect.
+TEST(Gpt2, RowsOfPaddingChangeNothing) {
+  for (bool tied : {false, true}) {
+    const Case& c = Case::of(tied, 65);
+    const data::Microbatch packed = test::pack(c.examples, c.all(), 4, c.tokens);
+    std::vector<double> weights;
+    std::vector<int64_t> lengths;
+    for (const Example& e : c.examples) {
+      weights.push_back(e.weight());
+      int64_t length = c.tokens;
+      while (length > 0 && e.targets[length - 1] < 0) --length;
+      lengths.push_back(length);
+    }
+    EXPECT_LT(*std::min_element(lengths.begin(), lengths.end()), c.tokens);
+    Gpt2 model(c.shape, at::kFloat);
+    model.bind(c.parameters);
+    std::vector<double> losses[2];
+    std::vector<float> gradients[2];
+    for (const bool ragged : {false, true}) {
+      Batch batch{4, c.tokens, packed.input_ids, packed.targets, weights, packed.records};
+      if (ragged) batch.lengths = lengths;
+      losses[ragged].resize(4);
+      gradients[ragged].resize(c.shape.parameter_count());
+      model.forward(batch, nullptr, /*for_backward=*/true, losses[ragged]);
+      add_batch_gradient(model, /*overwrite=*/true, gradients[ragged]);
+    }
+    for (size_t b = 0; b < 4; ++b) EXPECT_NEAR(losses[1][b], losses[0][b], 1e-6);
+    const std::vector<double> a(gradients[0].begin(), gradients[0].end()),
+        b(gradients[1].begin(), gradients[1].end());
+    EXPECT_LE(relative_distance(b, a), 1e-6);
+  }
+}
+
+TEST(Gpt2, EveryWayToExecuteGivesTheLossesAndGradientOfTheOracle) {
+  const Case& c = Case::of(true, 65);
+  const data::Microbatch packed = test::pack(c.examples, c.all(), 4, c.tokens);
+  std::vector<double> weights, losses(4), expected(c.shape.parameter_count());
+  for (size_t b = 0; b < 4; ++b) {
+    weights.push_back(c.examples[b].weight());
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += c.oracle[b].gradient[i];
+  }
+  const Batch batch{4, c.tokens, packed.input_ids, packed.targets, weights, packed.records};
+  for (const Execution& execution :
+       {Execution{.attention = kernels::AttentionPath::kExact}, Execution{.recompute_layers = true}}) {
+    Gpt2 model(c.shape, at::kFloat, execution);
+    model.bind(c.parameters);
+    model.forward(batch, nullptr, /*for_backward=*/true, losses);
+    for (size_t b = 0; b < 4; ++b) EXPECT_NEAR(losses[b], c.oracle[b].loss, 1e-5 * (1 + c.oracle[b].loss));
+    std::vector<float> gradient(c.shape.parameter_count());
+    add_batch_gradient(model, /*overwrite=*/true, gradient);
+    EXPECT_LE(relative_distance(std::vector<double>(gradient.begin(), gradient.end()), expected), 1e-5);
   }
 }
 

@@ -2,7 +2,9 @@
 #include "src/privacy/clipper.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -27,6 +29,7 @@ struct Setting {
   bool tied = true;
   double max_grad_norm = 1;
   double weight_scale = 3;
+  model::Execution execution = {};
 };
 
 std::ostream& operator<<(std::ostream& out, const Setting& s) {
@@ -47,7 +50,7 @@ class Engine {
         weights_(test::made_parameters(shape_, setting.weight_scale)),
         plan_(test::make_plan({.numerics = setting.numerics, .max_grad_norm = setting.max_grad_norm},
                               shape_.parameter_count())),
-        model_(shape_, setting.compute),
+        model_(shape_, setting.compute, setting.execution),
         clipper_(plan_, model_) {
     model_.bind(weights_);
   }
@@ -203,9 +206,12 @@ TEST(Clipper, AnInsertedRecordChangesTheSumByItsOwnContributionAlone) {
 TEST(Clipper, TheSumDoesNotDependOnTheMicrobatchSize) {
   const std::vector<Example> examples = made_examples();
   const std::vector<int64_t> draw = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
-  for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+  for (const auto& [numerics, compute] : {std::pair{"exact", at::kFloat},
+                                          {"exact", at::kBFloat16},
+                                          {"fp32", at::kFloat},
+                                          {"fp32", at::kBFloat16}})
     for (const double rate : {0.0, 0.3}) {
-      Engine engine({.compute = compute});
+      Engine engine({.numerics = numerics, .compute = compute});
       const model::Dropout dropout{rate, StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), /*step=*/3};
       const std::vector<int64_t> expected = engine.sum(examples, draw, 1, &dropout);
       EXPECT_GT(engine.norm(expected), 0);
@@ -227,11 +233,53 @@ TEST(Clipper, TheSumIsThatOfTheRecordsWhateverTheirOrder) {
   EXPECT_EQ(engine.sum(examples, order, 4), expected);
 }
 
+TEST(Clipper, TheSumDoesNotDependOnTheNumberOfThreads) {
+  const int before = omp_get_max_threads();
+  const std::vector<Example> examples = made_examples();
+  const std::vector<int64_t> draw = {0, 1, 5, 6, 8, 9};
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+      Engine engine({.numerics = numerics, .compute = compute});
+      omp_set_num_threads(1);
+      const std::vector<int64_t> expected = engine.sum(examples, draw, 3);
+      for (const int threads : {2, 3, 7}) {
+        omp_set_num_threads(threads);
+        EXPECT_EQ(engine.sum(examples, draw, 3), expected) << numerics << ", " << threads << " threads";
+      }
+    }
+  omp_set_num_threads(before);
+}
+
+// Every gradient of a recomputed model has the bits of the model that keeps its activations; norms add up the
+// same numbers in another order, so a factor may differ by its last bits and a sum by a grid unit.
+TEST(Clipper, AModelThatRecomputesItsLayersAddsTheSame) {
+  const std::vector<Example> examples = made_examples();
+  const std::vector<int64_t> draw = {0, 1, 5, 6, 8, 9};
+  for (const bool tied : {true, false})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+      const model::Dropout dropout{0.3, StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), /*step=*/3};
+      Engine engine({.compute = compute, .tied = tied});
+      Engine recomputes({.compute = compute, .tied = tied, .execution = {.recompute_layers = true}});
+      const std::vector<int64_t> expected = engine.sum(examples, draw, 3, &dropout);
+      const std::vector<int64_t> difference = minus(recomputes.sum(examples, draw, 3, &dropout), expected);
+      for (const int64_t units : difference) EXPECT_LE(std::abs(units), static_cast<int64_t>(draw.size()));
+      ASSERT_TRUE(recomputes.clipper().self_test(3, kTokens));
+      EXPECT_EQ(recomputes.sum(examples, draw, 2, &dropout), recomputes.sum(examples, draw, 6, &dropout));
+      const int64_t poisoned[] = {9};
+      recomputes.embedding_row(kPoisoned)[3] = kNan;
+      recomputes.weights_changed();
+      EXPECT_EQ(recomputes.sum(examples, poisoned, 1), std::vector<int64_t>(engine.parameters()));
+    }
+}
+
 TEST(Clipper, RecordsWithoutTargetsAndEmptySlotsAddNothing) {
   const std::vector<Example> examples = made_examples();
   const std::vector<Example> no_tokens = {{}};
-  for (const std::string numerics : {"exact", "fp32"}) {
-    Engine engine({.numerics = numerics});
+  for (const auto& [numerics, execution] : {std::pair<std::string, model::Execution>{"exact", {}},
+                                            {"fp32", {}},
+                                            {"exact", {.recompute_layers = true}},
+                                            {"exact", {.attention = kernels::AttentionPath::kExact}}}) {
+    Engine engine({.numerics = numerics, .execution = execution});
     const std::vector<int64_t> zero(engine.parameters());
     const int64_t without_targets[] = {8};
     EXPECT_EQ(engine.sum(examples, without_targets, 3), zero);

@@ -50,7 +50,7 @@ struct Release {
     const int64_t draw = privatizer.next_draw();
     const NoisyGradient gradient =
         privatizer.release(ClippedSumAccess::make(sum, contributions), /*step=*/draw, draw);
-    return {gradient.values().begin(), gradient.values().end()};
+    return gradient.values();
   }
 };
 
@@ -221,6 +221,25 @@ TEST(Privatizer, LowBitsOfAReleaseDoNotTellASumOfZeroFromASumOfOne) {
         difference * difference / static_cast<double>(std::max<int64_t>(1, zero.counts[r] + one.counts[r]));
   }
   EXPECT_LE(statistic, 65);
+}
+
+TEST(NoisyGradient, TakenInChunksByManyThreadsIsWhatItReads) {
+  constexpr int64_t kSize = 50000, kChunk = 4096;
+  Release release({}, kSize);
+  const std::vector<int32_t> sum(kSize, 12345);
+  NoisyGradient gradient = release.privatizer.release(ClippedSumAccess::make(sum), 0, 0);
+  const std::vector<float> expected = gradient.values();
+  std::vector<float> taken(kSize);
+  EXPECT_FALSE(gradient.any_taken());
+#pragma omp parallel for num_threads(4)
+  for (int64_t begin = 0; begin < kSize; begin += kChunk)
+    gradient.take(begin, std::span(taken).subspan(begin, std::min(kChunk, kSize - begin)));
+  EXPECT_EQ(taken, expected);
+  EXPECT_TRUE(gradient.any_taken());
+  // The sum is gone: what is left is the noise alone.
+  const std::vector<float> left = gradient.values();
+  const double shift = 12345 * release.plan.grid() / release.plan.expected_batch_size();
+  for (int64_t i = 0; i < kSize; ++i) ASSERT_NEAR(expected[i] - left[i], shift, 1e-3 * shift) << i;
 }
 
 TEST(Privatizer, AReleaseCannotBeMadeByOthers) {

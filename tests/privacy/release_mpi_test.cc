@@ -96,7 +96,8 @@ TEST(Release, AllRanksHoldTheSameGradientAndTheSameLedger) {
     const std::vector<int32_t> mine(1000, 100 * world().rank());
     const NoisyGradient gradient =
         privatizer.release(ClippedSumAccess::make(mine), step, privatizer.next_draw());
-    EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(gradient.values())));
+    const std::vector<float> values = gradient.values();
+    EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(std::span(values))));
     EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(std::span(ledger.digest()))));
   }
 }

@@ -72,7 +72,7 @@ TEST(Optimizer, KeepsTheMomentsThatItsRuleHasAndNoMore) {
 
 // The optimizer of a private run takes a NoisyGradient and nothing else.
 template <typename Gradient, typename Given>
-concept Applies = requires(Optimizer<Gradient>& optimizer, const Given& given, std::span<float> weights) {
+concept Applies = requires(Optimizer<Gradient>& optimizer, Given& given, std::span<float> weights) {
   optimizer.apply(given, 0.1, weights, std::span<uint16_t>());
 };
 static_assert(Applies<privacy::NoisyGradient, privacy::NoisyGradient>);

@@ -10,6 +10,8 @@ enum class Generator {
   kPhilox,    // Philox4x32-10 (Salmon et al. 2011): fast, makes no cryptographic claim
 };
 
-constexpr std::string_view to_string(Generator g) { return g == Generator::kChaCha20 ? "chacha20" : "philox"; }
+constexpr std::string_view to_string(Generator g) {
+  return g == Generator::kChaCha20 ? "chacha20" : "philox";
+}
 
 }  // namespace dpfa

@@ -7,7 +7,11 @@
 
 #include "src/base/random/backend.h"
 
+#if defined(__CUDACC__)
+#define DPFA_LANE __host__ __device__ __forceinline__
+#else
 #define DPFA_LANE [[gnu::always_inline]] inline
+#endif
 
 namespace dpfa::random_internal {
 namespace {

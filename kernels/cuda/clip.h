@@ -1,0 +1,28 @@
+// From squared norms to what a contribution is multiplied by.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/error_bound.h"
+
+namespace dpfa::kernels::cuda {
+
+// Per matrix and example, which norms have to be measured directly: active (matrices, B) = 1 where a unit of
+// the matrix is not certified and the example is selected. unit_matrix (units) names the matrix of each unit.
+void choose_direct(const uint8_t* certified, const int64_t* unit_matrix, int64_t units, int64_t matrices,
+                   const uint8_t* selected, int64_t examples, uint8_t* active, cudaStream_t stream);
+
+// squares (B) += over matrices: the direct squared norm where active, the upper Gram norm of its units
+// elsewhere.
+void add_matrix_squares(const GramResult* results, const int64_t* unit_matrix, int64_t units,
+                        const double* direct, const uint8_t* active, int64_t matrices, int64_t examples,
+                        double* squares, cudaStream_t stream);
+
+// factors (B): factor_of the total where selected, 0 elsewhere. scales (B): factor / 2^grid_exponent, rounded
+// down to f32; what a contribution is multiplied by before it is rounded to an integer.
+void clip_scales(const double* squares, const uint8_t* selected, int64_t examples, double max_grad_norm,
+                 int grid_exponent, double* factors, float* scales, cudaStream_t stream);
+
+}  // namespace dpfa::kernels::cuda

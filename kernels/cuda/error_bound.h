@@ -1,0 +1,73 @@
+// Forward error of products on tensor cores, and the certified bound of a Gram norm that follows from it.
+//
+// What is assumed of the hardware (Fasi, Higham, Mikaitis, Pranesh 2021, "Numerical behavior of NVIDIA tensor
+// cores", PeerJ CS 7:e330): products of bfloat16 numbers are exact; they are added to the running f32 sum at
+// least four at a time, every addend truncated to 24 bits below the largest, the result truncated to f32.
+// Each of these additions of k terms is then off by at most (k + 1) 2^-23 Q, Q = sum |a_i b_i| so far, so a
+// chain of n products by at most 1.25 n 2^-23 Q. The CUDA suite tests it (TensorCoreSum...).
+//
+// The kernels start a chain anew every kDepth products and add its result to an f32 sum in round to nearest,
+// which adds 2^-24 Q each. Products and sums below 2^-126 may be lost on top: at most 2^-125 per product.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cuda/tile_layout.h"
+
+namespace dpfa::kernels::cuda {
+
+inline constexpr double kLargestDouble = 0x1.fffffffffffffp1023;
+
+// |computed - exact| <= product_error(n) sum |a_i b_i| + underflow(n) for a product of n terms; 1.01 covers
+// second-order terms.
+DPFA_HOST_DEVICE constexpr double product_error(int64_t n) {
+  const int64_t chain = n < kDepth ? n : kDepth;
+  return 1.01 *
+         (1.25 * static_cast<double>(chain) * 0x1p-23 + static_cast<double>(tiles_of(n, kDepth)) * 0x1p-24);
+}
+DPFA_HOST_DEVICE constexpr double underflow(int64_t n) { return static_cast<double>(n) * 0x1p-125; }
+
+// An upper bound a of |x| with product_error(n) a b >= product_error(n) |x| |y| + underflow(n) for any two
+// such bounds a of |x| and b of |y| (Cauchy-Schwarz: (|x|^2 + c)(|y|^2 + c) >= (|x| |y| + c)^2). Rounded up.
+DPFA_HOST_DEVICE inline double padded_norm(double squared, int64_t n) {
+  return n == 0 ? 0 : sqrt(squared + underflow(n) / product_error(n)) * (1 + 1e-9);
+}
+
+// What is known of one matrix's gradient x^T g of one example.
+struct GramResult {
+  double squared;    // sum over t, t' of (x_t . x_t' [+ 1]) (g_t . g_t') as computed
+  double error;      // |squared - exact| is at most this
+  double magnitude;  // S = sum_t |x_t| |g_t|, from padded norms
+};
+
+// With computed Gram entries A = fl(x_t . x_t' [+ 1]), B = fl(g_t . g_t') that are off by at most ex a_t a_t'
+// and eg b_t b_t' (a, b padded norms): |A B - exact| <= ex a a' |B| + eg b b' |A| + ex eg a a' b b'. x_error
+// and g_error are the sums over t, t' of a a' |B| and b b' |A|; that of the last term is S^2.
+DPFA_HOST_DEVICE inline GramResult gram_result(double squared, double x_error, double g_error,
+                                               double magnitude, int64_t inputs, int64_t outputs) {
+  const double ex = product_error(inputs), eg = product_error(outputs);
+  const double error = ex * x_error + eg * g_error + ex * eg * magnitude * magnitude;
+  return {squared, 1.01 * error, magnitude};
+}
+
+// Whether the Gram norm may stand for the norm of the product that is added: its own error is small, and so
+// is that of the product over `tokens` tokens, |fl(x^T g) - x^T g| <= product_error(tokens) S +
+// underflow(tokens) sqrt(d p). The added gradient's squared norm is then at most upper_squared x (1 +
+// 2^-10)^2. False for NaN and infinity.
+DPFA_HOST_DEVICE inline bool is_certified(const GramResult& r, int64_t tokens, int64_t inputs,
+                                          int64_t outputs) {
+  const double entries = static_cast<double>(inputs) * static_cast<double>(outputs);
+  const double product = product_error(tokens) * r.magnitude + underflow(tokens) * sqrt(entries);
+  return r.squared <= kLargestDouble && r.error <= 0x1p-8 * r.squared && product <= 0x1p-10 * sqrt(r.squared);
+}
+// At least the true squared norm; at most 2^-8 above it, relatively, where certified.
+DPFA_HOST_DEVICE inline double upper_squared(const GramResult& r) { return r.squared + r.error; }
+
+// min(1, max_grad_norm / norm); 0 where the norm is not finite: a NaN means that it was not computed.
+DPFA_HOST_DEVICE inline double factor_of(double squared_norm, double max_grad_norm) {
+  const double norm = sqrt(squared_norm);
+  if (!(norm <= kLargestDouble)) return 0;
+  return norm <= max_grad_norm ? 1 : max_grad_norm / norm;
+}
+
+}  // namespace dpfa::kernels::cuda

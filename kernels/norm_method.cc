@@ -1,0 +1,142 @@
+#include "kernels/norm_method.h"
+
+#include <fcntl.h>
+#include <omp.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <numeric>
+#include <sstream>
+
+#include "src/base/check.h"
+
+namespace dpfa::kernels {
+namespace {
+
+constexpr size_t index_of(NormMethod method) { return static_cast<size_t>(method); }
+
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown processor";
+}
+
+bool are_times(const MethodSeconds& seconds) {
+  return std::all_of(seconds.begin(), seconds.end(), [](double s) { return std::isfinite(s) && s > 0; });
+}
+
+// "12 x T64/768x2304/fp32 gram; ..."
+std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods) {
+  std::map<std::string, int64_t> counts;
+  for (size_t k = 0; k < shapes.size(); ++k) ++counts[shapes[k].key() + " " + to_string(methods[k])];
+  std::ostringstream text;
+  for (const auto& [what, count] : counts) text << ' ' << count << " x " << what << ';';
+  return text.str();
+}
+
+}  // namespace
+
+std::string to_string(NormMethod method) {
+  return method == NormMethod::kGram ? "gram" : method == NormMethod::kDirect ? "direct" : "materialise";
+}
+
+std::string MatrixShape::key() const {
+  const char* type = compute == at::kFloat ? "fp32" : compute == at::kBFloat16 ? "bf16" : "fp64";
+  std::ostringstream text;
+  text << 'T' << tokens << '/' << inputs << 'x' << outputs << '/' << type << (output_major ? "/out" : "");
+  return text.str();
+}
+
+std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
+                                       std::span<const MethodSeconds> seconds, int64_t examples,
+                                       int64_t budget_bytes) {
+  DPFA_CHECK(shapes.size() == seconds.size());
+  std::vector<NormMethod> methods;
+  std::vector<double> saved_per_byte;
+  std::vector<int64_t> bytes;
+  for (size_t k = 0; k < shapes.size(); ++k) {
+    const double gram = seconds[k][index_of(NormMethod::kGram)];
+    const double direct = seconds[k][index_of(NormMethod::kDirect)];
+    methods.push_back(gram <= direct ? NormMethod::kGram : NormMethod::kDirect);
+    bytes.push_back(examples * shapes[k].inputs * shapes[k].outputs * static_cast<int64_t>(sizeof(float)));
+    saved_per_byte.push_back((std::min(gram, direct) - seconds[k][index_of(NormMethod::kMaterialise)]) /
+                             static_cast<double>(shapes[k].inputs * shapes[k].outputs));
+  }
+  std::vector<size_t> order(shapes.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return saved_per_byte[a] > saved_per_byte[b]; });
+  for (const size_t k : order) {
+    if (saved_per_byte[k] <= 0 || bytes[k] > budget_bytes) continue;
+    methods[k] = NormMethod::kMaterialise;
+    budget_bytes -= bytes[k];
+  }
+  return methods;
+}
+
+MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) {
+  std::ostringstream prefix;
+  prefix << processor() << "/threads" << omp_get_max_threads() << '/' << shape.key() << '\t';
+  const std::string key = prefix.str();
+  MethodSeconds seconds;
+  if (!file_.empty()) {
+    std::ifstream file(file_);
+    for (std::string line; std::getline(file, line);) {
+      if (!line.starts_with(key)) continue;
+      std::istringstream values(line.substr(key.size()));
+      if (values >> seconds[0] >> seconds[1] >> seconds[2] && are_times(seconds)) return seconds;
+    }
+  }
+  for (int m = 0; m < kNormMethods; ++m) seconds[m] = measure(shape, static_cast<NormMethod>(m));
+  if (file_.empty()) return seconds;
+  std::ostringstream line;
+  line << key << seconds[0] << ' ' << seconds[1] << ' ' << seconds[2] << '\n';
+  std::error_code ignored;
+  std::filesystem::create_directories(file_.parent_path(), ignored);
+  // One write to the end of the file: ranks that measure at the same time do not mix their lines.
+  const int file = open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (file < 0) return seconds;
+  [[maybe_unused]] const ssize_t written = write(file, line.str().data(), line.str().size());
+  close(file);
+  return seconds;
+}
+
+std::filesystem::path default_method_file() {
+  if (const char* cache = std::getenv("DPFA_CACHE"); cache != nullptr && *cache != '\0')
+    return std::filesystem::path(cache) / "norm_methods.txt";
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0')
+    return std::filesystem::path(home) / ".cache" / "dpfa" / "norm_methods.txt";
+  return {};
+}
+
+std::vector<NormMethod> methods_of(const GradientRecords& records, const NormMethodChoice& choice,
+                                   const MethodTimes::Measure& measure) {
+  for (int m = 0; m < kNormMethods; ++m)
+    if (choice.method == to_string(static_cast<NormMethod>(m)))
+      return std::vector<NormMethod>(records.linears.size(), static_cast<NormMethod>(m));
+  DPFA_CHECK(choice.method == "auto" && choice.tokens > 0, choice.method);
+  MethodTimes times(choice.file);
+  std::map<std::string, MethodSeconds> known;
+  std::vector<MatrixShape> shapes;
+  std::vector<MethodSeconds> seconds;
+  int64_t one_example = 0;
+  for (const LinearRecord& linear : records.linears) {
+    const MatrixShape shape = {choice.tokens, linear.input.size(1), linear.output_gradient.size(1),
+                               linear.output_major, linear.input.scalar_type()};
+    shapes.push_back(shape);
+    one_example += linear.rows() * linear.columns() * static_cast<int64_t>(sizeof(float));
+    if (!known.contains(shape.key())) known[shape.key()] = times.of(shape, measure);
+    seconds.push_back(known[shape.key()]);
+  }
+  const std::vector<NormMethod> methods = choose_methods(
+      shapes, seconds, records.examples(), choice.budget_bytes > 0 ? choice.budget_bytes : one_example);
+  if (choice.log) choice.log("gradient norms:" + summary(shapes, methods));
+  return methods;
+}
+
+}  // namespace dpfa::kernels

@@ -1,0 +1,56 @@
+// Discrete Gaussian integers, P(X = k) proportional to exp(-k^2 / (2 s^2)), by tables: shares of noise that
+// ranks add as integers (Canonne, Kamath, Steinke 2020, arXiv 2004.00010).
+//
+// A base law of standard deviation s0 is drawn by inversion from a table of 127-bit thresholds, the search
+// taking the same steps for every value. Larger standard deviations are sums of independent base draws,
+//   X = x_0 + w_1 x_1 + ... + w_L x_L,   w_l = B_1 ... B_l,   1 <= B_l <= 16,   s^2 = s0^2 (1 + sum w_l^2),
+// which is again a discrete Gaussian up to a relative error of 4 exp(-2 pi^2 r^2) per level, r = s0 /
+// sqrt(B^2 + 1) >= 1.528 (Micciancio and Walter 2017; Peikert 2010): below 2^-60 over all levels.
+//
+// Guarantee: every sample costs the same instructions. Outside an event of probability below 2^-80 per
+// sample, the probability of each value is that of the discrete Gaussian of standard deviation stddev() up to
+// a relative error of 2^-36; the largest value is about 13.3 stddev(). Lookups stay inside one table of 16
+// KiB: the memory lines that they touch do depend on the values.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "src/base/stream_key.h"
+
+namespace dpfa {
+
+__extension__ using Uint128 = unsigned __int128;
+
+class DiscreteGaussian {
+ public:
+  static constexpr double kSmallest = 1, kLargest = 0x1p40;
+
+  // Throws InternalError for a standard deviation outside [kSmallest, kLargest].
+  explicit DiscreteGaussian(double stddev);
+
+  // The parameter s of what is drawn: at least what was asked for and at most 2^-39 more, relatively.
+  double stddev() const { return stddev_; }
+
+  // out[j] = sample i = first + j of the stream (key, step): a function of (key, step, i) alone. Sample i
+  // takes the words 4 n i .. 4 n (i + 1) - 1 of fill_words (chacha20.h) for n = weights().size(): give each
+  // use its own key. Throws InternalError where the stream ends before the last sample.
+  void fill(const StreamKey& key, uint64_t step, uint64_t first, std::span<int64_t> out) const;
+
+  // What samples are made of, for tests and for other devices: x_l = sign * (number of thresholds <= u), u
+  // and the sign from the words 4 l .. 4 l + 3 of the sample, low word first: the lowest bit is the sign
+  // (set: negative), the other 127 bits are u.
+  const std::vector<int64_t>& weights() const { return weights_; }  // 1, w_1, ..., w_L
+  double base_stddev() const { return base_stddev_; }
+  // thresholds()[k] = P(|x| <= k) of the base law, in units of 2^-127, to the nearest; padded with 2^127 to
+  // one less than a power of two.
+  const std::vector<Uint128>& thresholds() const { return thresholds_; }
+
+ private:
+  double stddev_, base_stddev_;
+  std::vector<int64_t> weights_;
+  std::vector<Uint128> thresholds_;
+};
+
+}  // namespace dpfa

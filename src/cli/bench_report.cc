@@ -1,0 +1,71 @@
+#include "src/cli/bench_report.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <iomanip>
+#include <iostream>
+
+namespace dpfa::cli {
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+std::string cpu_model() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
+}  // namespace
+
+BenchResult time_in_turn(const std::string& name, const std::function<void()>& work,
+                         const std::string& baseline, const std::function<void()>& baseline_work,
+                         int64_t repeats) {
+  std::vector<double> seconds, baseline_seconds;
+  work();
+  baseline_work();
+  for (int64_t k = 0; k < repeats; ++k) {
+    seconds.push_back(seconds_of(work));
+    baseline_seconds.push_back(seconds_of(baseline_work));
+  }
+  return {name, baseline, median(seconds), median(baseline_seconds), repeats};
+}
+
+void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json) {
+  if (json) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const BenchResult& r : results) {
+      nlohmann::json entry = {{"case", r.name},
+                              {"seconds", r.seconds},
+                              {"baseline", r.baseline},
+                              {"baseline_seconds", r.baseline_seconds},
+                              {"ratio", r.seconds / r.baseline_seconds},
+                              {"repeats", r.repeats}};
+      entry.update(r.details);
+      list.push_back(entry);
+    }
+    std::cout
+        << nlohmann::json{{"machine", {{"cpu", cpu_model()}, {"threads", threads}}}, {"results", list}}.dump()
+        << '\n';
+    return;
+  }
+  std::cout << cpu_model() << ", " << threads << " threads, medians of repeats in turn\n" << std::fixed;
+  for (const BenchResult& r : results)
+    std::cout << "  " << std::left << std::setw(44) << r.name << std::setprecision(5) << r.seconds << " s; "
+              << r.baseline << ": " << r.baseline_seconds << " s; ratio " << std::setprecision(3)
+              << r.seconds / r.baseline_seconds << ' ' << r.details << '\n';
+}
+
+}  // namespace dpfa::cli

@@ -1,0 +1,31 @@
+// What the benchmarks of single kernels print: the schema of `dpfa bench ... --json`, or a line for each
+// case.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace dpfa::cli {
+
+struct BenchResult {
+  std::string name;      // as in "noise/chacha20"
+  std::string baseline;  // what it is compared with, in words
+  double seconds = 0, baseline_seconds = 0;
+  int64_t repeats = 0;
+  nlohmann::json details = nlohmann::json::object();  // further keys of the case
+};
+
+// Times two pieces of work in turn, `repeats` times after one round that is not timed, and takes medians.
+BenchResult time_in_turn(const std::string& name, const std::function<void()>& work,
+                         const std::string& baseline, const std::function<void()>& baseline_work,
+                         int64_t repeats);
+
+void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json);
+
+int bench_norms(const std::vector<std::string>& arguments);
+int bench_noise(const std::vector<std::string>& arguments);
+
+}  // namespace dpfa::cli

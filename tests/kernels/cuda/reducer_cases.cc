@@ -1,0 +1,183 @@
+// Vectors of normalisation layers and biases, embeddings, the cross term of a tied table.
+#include <algorithm>
+
+#include "kernels/cuda/error_bound.h"
+#include "kernels/cuda/reducers.h"
+#include "tests/kernels/cuda/suite.h"
+
+namespace dpfa::kernels::cuda::suite {
+namespace {
+
+// Contiguous rows, as activations lie: the padding of Matrix is left out.
+std::vector<uint16_t> contiguous(const Matrix& m) {
+  std::vector<uint16_t> bits;
+  for (int64_t r = 0; r < m.rows; ++r)
+    bits.insert(bits.end(), m.bits.begin() + r * m.stride, m.bits.begin() + r * m.stride + m.columns);
+  return bits;
+}
+
+void vectors_are_the_sums_over_tokens(Failures& f) {
+  for (const Lengths& lengths : batches())
+    for (const int64_t columns : {1, 33, 96}) {
+      const std::vector<int64_t> offsets = offsets_of(lengths);
+      const auto examples = static_cast<int64_t>(lengths.size());
+      const Matrix g = random_matrix(1, offsets.back(), columns),
+                   x = random_matrix(2, offsets.back(), columns);
+      std::vector<float> mean, rstd;
+      for (int64_t t = 0; t < offsets.back(); ++t) {
+        mean.push_back(0.01f * static_cast<float>(t % 7));
+        rstd.push_back(1 + 0.1f * static_cast<float>(t % 5));
+      }
+      const DeviceArray<int64_t> o{std::span<const int64_t>(offsets)};
+      const DeviceArray<uint16_t> gs{std::span<const uint16_t>(contiguous(g))},
+          xs{std::span<const uint16_t>(contiguous(x))};
+      const DeviceArray<float> means{std::span<const float>(mean)}, rstds{std::span<const float>(rstd)};
+      DeviceArray<float> bias(examples * columns), gain(examples * columns), shift(examples * columns),
+          rms(examples * columns);
+      const RowsOfExamples shape = {o.data(), examples, columns};
+      bias_gradient(shape, gs.data(), bias.data(), nullptr);
+      norm_layer_gradient(shape, gs.data(), xs.data(), means.data(), rstds.data(), gain.data(), shift.data(),
+                          nullptr);
+      norm_layer_gradient(shape, gs.data(), xs.data(), nullptr, rstds.data(), rms.data(), nullptr, nullptr);
+      const std::vector<float> got_bias = bias.to_host(), got_gain = gain.to_host(),
+                               got_shift = shift.to_host(), got_rms = rms.to_host();
+      for (int64_t b = 0; b < examples; ++b)
+        for (int64_t c = 0; c < columns; ++c) {
+          double sum = 0, gain_sum = 0, rms_sum = 0, magnitude = 0;
+          for (int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
+            sum += g.at(t, c);
+            gain_sum += g.at(t, c) * (x.at(t, c) - mean[t]) * rstd[t];
+            rms_sum += g.at(t, c) * x.at(t, c) * rstd[t];
+            magnitude += std::abs(g.at(t, c)) * (1 + std::abs(x.at(t, c)) + std::abs(mean[t])) * rstd[t];
+          }
+          const int64_t i = b * columns + c;
+          const double error = 0x1p-21 * magnitude;  // three roundings in f32
+          f.expect(std::abs(got_bias[i] - sum) <= 0x1p-24 * std::abs(sum) + 1e-12, "bias ", got_bias[i],
+                   " for ", sum);
+          f.expect(got_shift[i] == got_bias[i], "shift ", got_shift[i], " beside bias ", got_bias[i]);
+          f.expect(std::abs(got_gain[i] - gain_sum) <= error, "gain ", got_gain[i], " for ", gain_sum);
+          f.expect(std::abs(got_rms[i] - rms_sum) <= error, "RMSNorm gain ", got_rms[i], " for ", rms_sum);
+        }
+    }
+}
+
+void vectors_and_positions_are_measured_and_added_as_integers(Failures& f) {
+  const Lengths lengths = {5, 0, 9, 3};
+  const std::vector<int64_t> offsets = offsets_of(lengths);
+  constexpr int64_t kColumns = 70, kPositions = 12;
+  const Matrix g = random_matrix(4, offsets.back(), kColumns);
+  std::vector<float> values;
+  for (int i = 0; i < 4 * kColumns; ++i) values.push_back(0.01f * static_cast<float>(i % 37 - 18));
+  const std::vector<float> scales = {1000.5f, 3.0f, 0.0f, 77.25f};
+  const DeviceArray<int64_t> o{std::span<const int64_t>(offsets)};
+  const DeviceArray<uint16_t> gs{std::span<const uint16_t>(contiguous(g))};
+  const DeviceArray<float> v{std::span<const float>(values)}, s{std::span<const float>(scales)};
+  DeviceArray<int32_t> sum{std::span<const int32_t>(std::vector<int32_t>(kColumns, 2))},
+      table{std::span<const int32_t>(std::vector<int32_t>(kPositions * kColumns, 3))};
+  DeviceArray<double> squares{std::span<const double>(std::vector<double>(4, 0.5))};
+  const RowsOfExamples shape = {o.data(), 4, kColumns};
+  add_integers(v.data(), s.data(), 4, kColumns, sum.data(), nullptr);
+  add_squares(v.data(), 4, kColumns, squares.data(), nullptr);
+  add_position_integers(shape, gs.data(), s.data(), kPositions, table.data(), nullptr);
+  add_position_squares(shape, gs.data(), squares.data(), nullptr);
+  std::vector<int32_t> expected(kColumns, 2), expected_table(kPositions * kColumns, 3);
+  const std::vector<double> got = squares.to_host();
+  for (size_t b = 0; b < 4; ++b) {
+    double squared = 0.5;
+    for (int64_t c = 0; c < kColumns; ++c) {
+      squared += static_cast<double>(values[b * kColumns + c]) * values[b * kColumns + c];
+      if (scales[b] > 0) expected[c] += static_cast<int32_t>(std::rint(values[b * kColumns + c] * scales[b]));
+      for (int64_t t = 0; t < lengths[b]; ++t) {
+        const auto v_t = static_cast<float>(g.at(offsets[b] + t, c));
+        squared += static_cast<double>(v_t) * v_t;
+        if (scales[b] > 0)
+          expected_table[t * kColumns + c] += static_cast<int32_t>(std::rint(v_t * scales[b]));
+      }
+    }
+    f.expect(std::abs(got[b] - squared) <= 1e-12 * squared, "squares ", got[b], " for ", squared);
+  }
+  f.expect(sum.to_host() == expected, "integers of vectors");
+  f.expect(table.to_host() == expected_table, "integers of positions");
+}
+
+void embedding_rows_are_the_sums_over_equal_tokens(Failures& f) {
+  for (const Lengths& lengths : batches()) {
+    const std::vector<int64_t> offsets = offsets_of(lengths);
+    const auto examples = static_cast<int64_t>(lengths.size());
+    constexpr int64_t kColumns = 45, kVocabulary = 19;
+    const Matrix g = random_matrix(6, offsets.back(), kColumns);
+    std::vector<int64_t> ids;
+    for (int64_t t = 0; t < offsets.back(); ++t) ids.push_back(t * t % kVocabulary);
+    std::vector<float> scales;
+    for (int64_t b = 0; b < examples; ++b)
+      scales.push_back(b == 1 ? 0.0f : 100.0f * static_cast<float>(b + 1));
+    const DeviceTokenGroups groups(token_groups(ids, offsets));
+    const DeviceArray<uint16_t> gs{std::span<const uint16_t>(contiguous(g))};
+    const DeviceArray<float> s{std::span<const float>(scales)};
+    DeviceArray<float> rows(groups.groups() * kColumns);
+    DeviceArray<double> squares{std::span<const double>(std::vector<double>(examples, 0.0))};
+    DeviceArray<int32_t> table{std::span<const int32_t>(std::vector<int32_t>(kVocabulary * kColumns, 0))};
+    embedding_rows(groups, gs.data(), kColumns, rows.data(), nullptr);
+    add_row_squares(groups, examples, rows.data(), kColumns, squares.data(), nullptr);
+    add_row_integers(groups, examples, rows.data(), kColumns, s.data(), table.data(), nullptr);
+    const std::vector<double> got = squares.to_host();
+    std::vector<int32_t> expected(kVocabulary * kColumns);
+    for (int64_t b = 0; b < examples; ++b) {
+      std::vector<double> dense(kVocabulary * kColumns);
+      for (int64_t t = offsets[b]; t < offsets[b + 1]; ++t)
+        for (int64_t c = 0; c < kColumns; ++c) dense[ids[t] * kColumns + c] += g.at(t, c);
+      double squared = 0;
+      for (size_t i = 0; i < dense.size(); ++i) {
+        const auto row = static_cast<float>(dense[i]);
+        squared += static_cast<double>(row) * row;
+        if (scales[b] > 0) expected[i] += static_cast<int32_t>(std::rint(row * scales[b]));
+      }
+      f.expect(std::abs(got[b] - squared) <= 1e-12 * squared, "squares ", got[b], " for ", squared);
+    }
+    f.expect(table.to_host() == expected, "integers of an embedding, ", examples, " examples");
+  }
+}
+
+void cross_term_completes_the_norm_of_a_tied_table(Failures& f) {
+  for (const Lengths& lengths : batches()) {
+    const std::vector<int64_t> offsets = offsets_of(lengths);
+    const auto examples = static_cast<int64_t>(lengths.size());
+    constexpr int64_t kColumns = 72, kVocabulary = 23;
+    const Matrix g = random_matrix(7, offsets.back(), kColumns),
+                 h = random_matrix(8, offsets.back(), kColumns),
+                 z = random_matrix(9, offsets.back(), kVocabulary);
+    std::vector<int64_t> ids;
+    for (int64_t t = 0; t < offsets.back(); ++t) ids.push_back(t * t % kVocabulary);
+    const DeviceArray<uint16_t> gs{std::span<const uint16_t>(g.bits)}, hs{std::span<const uint16_t>(h.bits)},
+        zs{std::span<const uint16_t>(z.bits)};
+    const DeviceArray<int64_t> on_device{std::span<const int64_t>(ids)};
+    DeviceArray<double> terms(examples), magnitudes(examples);
+    CrossTermPlan plan(offsets, kColumns);
+    plan.run({gs.data(), hs.data(), zs.data(), g.stride, h.stride, z.stride, on_device.data()}, terms.data(),
+             magnitudes.data(), nullptr);
+    const std::vector<double> got = terms.to_host(), magnitude = magnitudes.to_host();
+    for (int64_t b = 0; b < examples; ++b) {
+      std::vector<double> e(kVocabulary * kColumns), head = product(z, h, offsets[b], offsets[b + 1]),
+                                                     sum = head;
+      for (int64_t t = offsets[b]; t < offsets[b + 1]; ++t)
+        for (int64_t c = 0; c < kColumns; ++c) e[ids[t] * kColumns + c] += g.at(t, c);
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += e[i];
+      const double whole = squared_norm(sum), parts = squared_norm(e) + squared_norm(head);
+      f.expect(
+          std::abs(parts + 2 * got[b] - whole) <= 2 * product_error(kColumns) * magnitude[b] + 1e-9 * parts,
+          "length ", lengths[b], ": ", parts, " + 2 x ", got[b], " for ", whole);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Case> reducer_cases() {
+  return {{"VectorsAreTheSumsOverTokens", vectors_are_the_sums_over_tokens},
+          {"VectorsAndPositionsAreMeasuredAndAddedAsIntegers",
+           vectors_and_positions_are_measured_and_added_as_integers},
+          {"EmbeddingRowsAreTheSumsOverEqualTokens", embedding_rows_are_the_sums_over_equal_tokens},
+          {"CrossTermCompletesTheNormOfATiedTable", cross_term_completes_the_norm_of_a_tied_table}};
+}
+
+}  // namespace dpfa::kernels::cuda::suite

@@ -1,0 +1,154 @@
+#include "kernels/norm_method.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "kernels/norm_route.h"
+#include "tests/support/temporary_folder.h"
+
+namespace dpfa::kernels {
+namespace {
+
+MatrixShape shape_of(int64_t inputs, int64_t outputs) { return {64, inputs, outputs, false, at::kFloat}; }
+
+double total(std::span<const MethodSeconds> seconds, std::span<const NormMethod> methods) {
+  double sum = 0;
+  for (size_t k = 0; k < methods.size(); ++k) sum += seconds[k][static_cast<size_t>(methods[k])];
+  return sum;
+}
+
+int64_t kept_bytes(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods,
+                   int64_t examples) {
+  int64_t bytes = 0;
+  for (size_t k = 0; k < methods.size(); ++k)
+    if (methods[k] == NormMethod::kMaterialise) bytes += 4 * examples * shapes[k].inputs * shapes[k].outputs;
+  return bytes;
+}
+
+TEST(ChooseMethods, TakesTheFastestOfEachMatrixWhereMemoryDoesNotMatter) {
+  const std::vector<MatrixShape> shapes = {shape_of(8, 8), shape_of(8, 16), shape_of(16, 8)};
+  const std::vector<MethodSeconds> seconds = {{1, 2, 3}, {2, 1, 3}, {3, 2, 1}};
+  EXPECT_EQ(choose_methods(shapes, seconds, 4, 1 << 30),
+            (std::vector{NormMethod::kGram, NormMethod::kDirect, NormMethod::kMaterialise}));
+  EXPECT_EQ(choose_methods(shapes, seconds, 4, 0),
+            (std::vector{NormMethod::kGram, NormMethod::kDirect, NormMethod::kDirect}));
+}
+
+TEST(ChooseMethods, NeverExceedsTheBudgetAndIsTheBestChoiceForMatricesOfOneSize) {
+  std::mt19937_64 random(1);
+  for (int run = 0; run < 200; ++run) {
+    std::vector<MatrixShape> shapes(6, shape_of(16, 32));
+    std::vector<MethodSeconds> seconds;
+    for (size_t k = 0; k < shapes.size(); ++k)
+      seconds.push_back({1.0 + static_cast<double>(random() % 100), 1.0 + static_cast<double>(random() % 100),
+                         1.0 + static_cast<double>(random() % 100)});
+    const int64_t examples = 3,
+                  budget = static_cast<int64_t>(random() % 8) *
+                               kept_bytes(shapes, std::vector{NormMethod::kMaterialise}, examples) +
+                           5;
+    const auto chosen = choose_methods(shapes, seconds, examples, budget);
+    EXPECT_LE(kept_bytes(shapes, chosen, examples), budget);
+    double best = 1e9;
+    for (int code = 0; code < 729; ++code) {
+      std::vector<NormMethod> methods;
+      for (int k = 0, rest = code; k < 6; ++k, rest /= 3)
+        methods.push_back(static_cast<NormMethod>(rest % 3));
+      if (kept_bytes(shapes, methods, examples) <= budget) best = std::min(best, total(seconds, methods));
+    }
+    EXPECT_EQ(total(seconds, chosen), best);
+  }
+}
+
+TEST(ChooseMethods, MatricesThatSaveMostPerByteAreKeptFirst) {
+  const std::vector<MatrixShape> shapes = {shape_of(100, 100), shape_of(10, 10), shape_of(10, 10)};
+  const std::vector<MethodSeconds> seconds = {{12, 12, 2}, {3, 3, 1}, {4, 4, 3}};
+  EXPECT_EQ(choose_methods(shapes, seconds, 1, 900),
+            (std::vector{NormMethod::kGram, NormMethod::kMaterialise, NormMethod::kMaterialise}));
+  EXPECT_EQ(choose_methods(shapes, seconds, 1, 400),
+            (std::vector{NormMethod::kGram, NormMethod::kMaterialise, NormMethod::kGram}));
+}
+
+class Times : public ::testing::Test {
+ protected:
+  MethodSeconds ask(const std::filesystem::path& file, const MatrixShape& shape) {
+    return MethodTimes(file).of(shape, [&](const MatrixShape&, NormMethod method) {
+      measured_ += method == NormMethod::kGram;
+      return method == NormMethod::kGram ? 0.25 : measured_;
+    });
+  }
+  dpfa::testing::TemporaryFolder folder_;
+  int measured_ = 0;  // shapes
+};
+
+TEST_F(Times, OfAShapeAreMeasuredOnceForEachTypeAndThreadCount) {
+  const std::filesystem::path file = folder_.path() / "new" / "methods.txt";
+  const MatrixShape shape = shape_of(8, 16);
+  const MethodSeconds first = ask(file, shape);
+  EXPECT_EQ(ask(file, shape), first);
+  EXPECT_EQ(measured_, 1);
+  MatrixShape other = shape;
+  other.compute = at::kBFloat16;
+  ask(file, other);
+  EXPECT_EQ(measured_, 2);
+  other.output_major = true;
+  ask(file, other);
+  other.tokens = 65;
+  ask(file, other);
+  EXPECT_EQ(measured_, 4);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(threads + 1);
+  ask(file, shape);
+  omp_set_num_threads(threads);
+  EXPECT_EQ(measured_, 5);
+  EXPECT_EQ(ask(file, shape), first);
+}
+
+TEST_F(Times, ThatCannotBeReadOrKeptAreMeasuredAgain) {
+  const MatrixShape shape = shape_of(8, 16);
+  ask({}, shape);
+  ask({}, shape);
+  EXPECT_EQ(measured_, 2);
+  const std::filesystem::path file = folder_.path() / "methods.txt";
+  ask(file, shape);
+  std::stringstream kept;
+  kept << std::ifstream(file).rdbuf();
+  const std::string key = kept.str().substr(0, kept.str().find('\t'));
+  for (const std::string values : {"", "\t", "\t1 2", "\t1 2 nan", "\t1 -2 3", "\tx y z"}) {
+    std::ofstream(file, std::ios::trunc) << key << values << '\n';
+    const int before = measured_;
+    ask(file, shape);
+    EXPECT_EQ(measured_, before + 1) << values;
+  }
+  const int before = measured_;
+  EXPECT_EQ(ask(folder_.path(), shape)[0], 0.25);  // a folder is no file
+  EXPECT_EQ(measured_, before + 1);
+}
+
+// Every matrix by measurement: the norms are those of any method, and the choice is told.
+TEST(AutoMethod, MeasuresChoosesAndSaysSo) {
+  GradientRecords records;
+  records.offsets = equal_offsets(3, 20);
+  records.linears.push_back({at::ones({60, 9}), at::ones({60, 11}), 0, false});
+  records.linears.push_back({at::ones({60, 11}), at::ones({60, 9}), 99, true});
+  const std::vector<uint8_t> selected(3, 1);
+  std::vector<double> sum(198);
+  DoubleSink sink(sum);
+  std::vector<ExampleOutcome> outcomes(3);
+  std::vector<std::string> lines;
+  const auto route = make_gram_route(
+      {.method = "auto", .tokens = 20, .log = [&](const std::string& line) { lines.push_back(line); }});
+  for (int run = 0; run < 2; ++run) {
+    route->accumulate(records, selected, 1, sink, outcomes);
+    for (const ExampleOutcome& outcome : outcomes) EXPECT_NEAR(outcome.norm, 20 * std::sqrt(198.0), 1e-2);
+  }
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("T20/9x11/fp32"), std::string::npos) << lines[0];
+}
+
+}  // namespace
+}  // namespace dpfa::kernels
