@@ -9,8 +9,8 @@
 
 namespace dpfa::accounting {
 
-// One pair for every distinct part of the schedule; nothing where a part has no pair that is proved to dominate
-// it, or more than 512 are of other kinds than the first two:
+// One pair for every distinct part of the schedule; nothing where a part has no pair that is proved to
+// dominate it, or more than 512 are of other kinds than the first two:
 //   gaussian                      all of them one Gaussian: the joint loss is normal
 //   poisson_subsampled_gaussian   (1 - q) N(0, s^2) + q N(1, s^2) against N(0, s^2); not for replace_one
 //   truncated_poisson...          the mixture of truncation_probability (mechanism_rdp.h)

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <queue>
 
 #include "accounting/pld/spectrum.h"
 
@@ -85,89 +84,78 @@ GridLaw Composer::join(GridLaw a, GridLaw b) {
   return std::move(products.rest.law);
 }
 
-// Laws of one step, as many at once as fit a window.
-std::vector<GridLaw> Composer::blocks(std::vector<LawCount> laws) {
-  std::stable_sort(laws.begin(), laws.end(),
-                   [](const LawCount& a, const LawCount& b) { return a.law.step < b.law.step; });
-  std::vector<GridLaw> result;
-  std::vector<LawCount> block;
-  double variance = 0;
-  const auto finish = [&] {
-    if (block.empty()) return;
-    LawProduct product = multiply_all(block, kTail / 1000);
-    change_mass(product.log_sum, 1);
-    add_error(product.error, 1);
-    const double deviation = product.law.deviation();
-    coarsen_to(product.law, deviation, 1);
-    result.push_back(std::move(product.law));
-    block.clear();
-    variance = 0;
-  };
-  for (LawCount& one : laws) {
-    const double more = static_cast<double>(one.count) * std::pow(one.law.deviation(), 2);
-    const double step = one.law.step;
-    if (!block.empty() &&
-        (block.front().law.step != step || variance + more > std::pow(kBlockDeviation * step, 2)))
-      finish();
-    block.push_back(std::move(one));
-    variance += more;
-  }
-  finish();
-  return result;
+GridLaw Composer::finish(Block& block) {
+  LawProduct product = multiply_all(block.laws, kTail / 1000);
+  change_mass(product.log_sum, 1);
+  add_error(product.error, 1);
+  coarsen_to(product.law, product.law.deviation(), 1);
+  block = {};
+  return std::move(product.law);
 }
 
-ComposedLoss Composer::compose(const std::vector<DiscreteLoss>& losses, const std::vector<int64_t>& counts) {
-  double log_finite = 0;
-  bool empty = false;
-  for (size_t i = 0; i < losses.size(); ++i) {
-    const double count = static_cast<double>(counts[i]);
-    log_finite += count * (losses[i].infinite < 1 ? std::log1p(-losses[i].infinite)
-                                                  : -std::numeric_limits<double>::infinity());
-    change_mass(losses[i].log_mass, count);
-    empty = empty || losses[i].law.mass.empty();
-  }
-  // Only now is the mass that of the whole composition, and errors are relative to it.
-  for (size_t i = 0; i < losses.size(); ++i) add_error(losses[i].error, static_cast<double>(counts[i]));
-  const bool upper = side_ == Side::kUpper;
-  const double infinite = -std::expm1(log_finite) * (upper ? 1 + 1e-12 : 1 - 1e-12);
-  if (empty) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
-
-  std::vector<LawCount> few;
-  std::vector<GridLaw> apart;
-  for (size_t i = 0; i < losses.size(); ++i) {
-    if (losses.size() > kMostApart && counts[i] <= kLastPower) {
-      few.push_back({losses[i].law, counts[i]});
-    } else {
-      apart.push_back(power(losses[i].law, counts[i]));
-    }
-  }
-  for (GridLaw& law : blocks(std::move(few))) apart.push_back(std::move(law));
-
+// The narrowest two first, so that few transforms are long. An empty law where one is empty.
+GridLaw Composer::join_all(std::vector<GridLaw> apart) {
   const auto wider = [](const std::pair<double, GridLaw>& a, const std::pair<double, GridLaw>& b) {
     return a.first > b.first;
   };
   std::vector<std::pair<double, GridLaw>> laws;
-  for (GridLaw& law : apart) {
-    if (law.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
+  const auto add = [&](GridLaw law) {
     const double deviation = law.deviation();
     laws.emplace_back(deviation, std::move(law));
-  }
-  std::make_heap(laws.begin(), laws.end(), wider);
+    std::push_heap(laws.begin(), laws.end(), wider);
+  };
   const auto take_narrowest = [&] {
     std::pop_heap(laws.begin(), laws.end(), wider);
     GridLaw law = std::move(laws.back().second);
     laws.pop_back();
     return law;
   };
+  for (GridLaw& law : apart) {
+    if (law.mass.empty()) return {};
+    add(std::move(law));
+  }
   while (laws.size() > 1) {
     GridLaw narrow = take_narrowest(), next = take_narrowest();
     GridLaw joined = join(std::move(narrow), std::move(next));
-    if (joined.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
-    const double deviation = joined.deviation();
-    laws.emplace_back(deviation, std::move(joined));
-    std::push_heap(laws.begin(), laws.end(), wider);
+    if (joined.mass.empty()) return {};
+    add(std::move(joined));
   }
-  return ComposedLoss(std::move(laws.front().second), tilt_, log_mass_, std::expm1(error_), infinite, side_);
+  return std::move(laws.front().second);
+}
+
+ComposedLoss Composer::compose(const std::function<DiscreteLoss(size_t)>& loss,
+                               const std::vector<int64_t>& counts) {
+  double log_finite = 0;
+  std::vector<GridLaw> apart;
+  std::map<double, Block> blocks;  // by step
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const double count = static_cast<double>(counts[i]);
+    DiscreteLoss one = loss(i);
+    log_finite +=
+        count * (one.infinite < 1 ? std::log1p(-one.infinite) : -std::numeric_limits<double>::infinity());
+    // The laws are normalised, and errors relative to that: only the whole mass changes.
+    log_mass_ += count * one.log_mass;
+    add_error(one.error, count);
+    if (one.law.mass.empty()) {
+      apart.push_back({});
+    } else if (counts.size() <= kMostApart || counts[i] > kLastPower) {
+      apart.push_back(power(std::move(one.law), counts[i]));
+    } else {
+      Block& block = blocks[one.law.step];
+      const double more = count * std::pow(one.law.deviation(), 2);
+      if (!block.laws.empty() && block.variance + more > std::pow(kBlockDeviation * one.law.step, 2))
+        apart.push_back(finish(block));
+      block.laws.push_back({std::move(one.law), counts[i]});
+      block.variance += more;
+    }
+  }
+  for (auto& [step, block] : blocks)
+    if (!block.laws.empty()) apart.push_back(finish(block));
+  const bool upper = side_ == Side::kUpper;
+  const double infinite = -std::expm1(log_finite) * (upper ? 1 + 1e-12 : 1 - 1e-12);
+  GridLaw all = join_all(std::move(apart));
+  if (all.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
+  return ComposedLoss(std::move(all), tilt_, log_mass_, std::expm1(error_), infinite, side_);
 }
 
 }  // namespace dpfa::accounting

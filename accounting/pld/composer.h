@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <vector>
 
 #include "accounting/pld/composed_loss.h"
@@ -16,14 +18,20 @@ class Composer {
   // Laws are put on grids of at most `resolution` times their deviation; 0: they stay on theirs.
   Composer(double tilt, double resolution, Side side) : tilt_(tilt), resolution_(resolution), side_(side) {}
 
-  // The law of all losses together, `count` copies of each: powers of at most 64 copies on ever coarser
-  // grids; distinct laws are then joined, the narrowest first.
-  ComposedLoss compose(const std::vector<DiscreteLoss>& losses, const std::vector<int64_t>& counts);
+  // The law of all losses together, counts[i] copies of loss(i), which is asked for once and in order: powers of
+  // at most 64 copies on ever coarser grids; distinct laws are then joined, the narrowest first.
+  ComposedLoss compose(const std::function<DiscreteLoss(size_t)>& loss, const std::vector<int64_t>& counts);
 
  private:
   GridLaw power(GridLaw base, int64_t copies);
   GridLaw join(GridLaw a, GridLaw b);
-  std::vector<GridLaw> blocks(std::vector<LawCount> laws);
+  GridLaw join_all(std::vector<GridLaw> laws);
+  // Laws of one step that are multiplied at once, as many as fit a window.
+  struct Block {
+    std::vector<LawCount> laws;
+    double variance = 0;
+  };
+  GridLaw finish(Block& block);
   void coarsen_to(GridLaw& law, double deviation, double copies);
   size_t most_points() const;
   void change_mass(double log_factor, double copies);

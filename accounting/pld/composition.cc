@@ -30,6 +30,7 @@ constexpr int64_t kMostGivenPoints = 1 << 22;
 constexpr double kDenseReach = 8;  // deviations around the centres in which every grid point is used
 constexpr double kWidest = 0.03;   // distance of used points times 1 + tilt
 constexpr double kLost = 1e-9;     // tilted mass below the grids of all releases
+constexpr double kLittleTilt = 10;
 
 // All releases in one direction.
 class OneWay {
@@ -68,8 +69,7 @@ class OneWay {
     const double log_delta = std::log(std::max(delta, 1e-300));
     const std::vector<LossSketch> sketches = truncated(log_delta);
     const double tilt = best_tilt([&](double t) { return (log_moment(sketches, t) - log_delta) / t; });
-    std::vector<DiscreteLoss> losses;
-    for (size_t i = 0; i < pairs_.size(); ++i) {
+    const auto loss = [&](size_t i) {
       const LossSketch::Moments moments = sketches[i].moments(tilt);
       GridRange range = range_of(sketches[i], i, tilt, moments, 1);
       const double low = range.shift + range.step * static_cast<double>(range.first),
@@ -79,24 +79,29 @@ class OneWay {
       range.round_up = round_up;
       if (range.last - range.first > kMostGivenPoints)
         throw Unsupported("a grid of step " + std::to_string(step) + " has too many points for these losses");
-      losses.push_back(discretise(pairs_[i], range, tilt, Side::kUpper));
-    }
-    return Composer(tilt, 0, Side::kUpper).compose(losses, counts_);
+      return discretise(pairs_[i], range, tilt, Side::kUpper);
+    };
+    return Composer(tilt, 0, Side::kUpper).compose(loss, counts_);
   }
-  // Composition tilted to be precise at `epsilon`.
-  ComposedLoss near_epsilon(double epsilon, Side side) const {
+  // log delta(epsilon), from a composition tilted to be precise there.
+  double log_delta(double epsilon, Side side) const {
     std::vector<LossSketch> sketches = sketches_;
     double tilt = 1, expected = 0;
     // What may be truncated depends on delta, and Chernoff's bound of delta on what is truncated.
     for (int pass = 0; pass < 12; ++pass) {
-      const auto log_delta = [&](double t) { return log_moment(sketches, t) - t * epsilon; };
-      tilt = best_tilt(log_delta);
-      const double found = std::clamp(log_delta(tilt), -690.0, -1.0);
+      const auto chernoff = [&](double t) { return log_moment(sketches, t) - t * epsilon; };
+      tilt = best_tilt(chernoff);
+      const double found = std::clamp(chernoff(tilt), -690.0, -1.0);
       if (found > expected - 0.5) break;
       expected = found;
       sketches = truncated(expected);
     }
-    return compose(sketches, tilt, epsilon, side);
+    const double found = compose(sketches, tilt, epsilon, side).log_delta(epsilon);
+    // Just below the largest loss of all a sketch is too rough for a tilt; there little of one is needed.
+    const double little = kLittleTilt / (largest_loss_ - epsilon);
+    if (!(little < tilt)) return found;
+    const double other = compose(sketches_, little, epsilon, side).log_delta(epsilon);
+    return side == Side::kUpper ? std::min(found, other) : std::max(found, other);
   }
 
  private:
@@ -143,7 +148,13 @@ class OneWay {
     const double step = power_of_two_below(std::max({wanted, 1e-12 * scale, 1e-30}));
     const double shift = concentration(pairs_[i], sketches_[i].median(), step);
     const int64_t first = static_cast<int64_t>(std::floor((bottom - shift) / step));
-    return {step, shift, first, std::max(first + 1, static_cast<int64_t>(std::ceil((top - shift) / step)))};
+    GridRange range{step, shift, first,
+                    std::max(first + 1, static_cast<int64_t>(std::ceil((top - shift) / step)))};
+    range.near = moments.mean;
+    range.also_near = sketches_[i].median();
+    range.reach = kDenseReach * moments.deviation;
+    range.widest = kWidest / (1 + tilt);
+    return range;
   }
 
   // The loss, within a step of `median`, to which the losses around it contract: log of their P / Q.
@@ -173,12 +184,10 @@ class OneWay {
     const double deviation = std::sqrt(variance);
     const double excess = kGridExcess * std::max(epsilon, 0.1 * deviation);
     const double resolution = std::clamp(std::sqrt(12 * excess / (1 + tilt)) / deviation, kFinest, kCoarsest);
-    std::vector<DiscreteLoss> losses;
-    for (size_t i = 0; i < pairs_.size(); ++i) {
-      const GridRange range = range_of(sketches[i], i, tilt, moments[i], resolution);
-      losses.push_back(discretise(pairs_[i], range, tilt, side));
-    }
-    return Composer(tilt, resolution, side).compose(losses, counts_);
+    const auto loss = [&](size_t i) {
+      return discretise(pairs_[i], range_of(sketches[i], i, tilt, moments[i], resolution), tilt, side);
+    };
+    return Composer(tilt, resolution, side).compose(loss, counts_);
   }
 
   std::vector<LossPair> pairs_;
@@ -206,7 +215,7 @@ double log_delta(std::span<const PairCount> pairs, double epsilon, Side side, Wa
   double worst = log_delta_of_nothing(epsilon);
   for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty() || epsilon >= way.largest_loss() * (1 + 1e-12)) return;
-    worst = std::max(worst, way.near_epsilon(epsilon, side).log_delta(epsilon));
+    worst = std::max(worst, way.log_delta(epsilon, side));
   });
   return worst;
 }

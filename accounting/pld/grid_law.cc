@@ -22,7 +22,7 @@ struct Points {
   double infinite;
 };
 
-// The points that kUpper uses, as distances from range.first.
+// The points that are used, as distances from range.first; powers of two apart, but for the last one.
 std::vector<size_t> used_points(const GridRange& range) {
   std::vector<size_t> used;
   const size_t last = static_cast<size_t>(range.last - range.first);
@@ -32,7 +32,7 @@ std::vector<size_t> used_points(const GridRange& range) {
     const auto distance = [&](double place) { return std::max(0.0, std::abs(loss - place) - range.reach); };
     const double apart =
         std::min({kApart * distance(range.near), kApart * distance(range.also_near), range.widest});
-    i += std::max<size_t>(1, static_cast<size_t>(apart / range.step));
+    i += static_cast<size_t>(power_of_two_below(std::max(1.0, apart / range.step)));
   }
   used.push_back(last);
   return used;
@@ -70,25 +70,40 @@ Points upper_points(const LossPair& pair, const GridRange& range) {
 
 // Cells around the points, contracted to them. Rounded inwards, towards less under P and more under Q.
 Points lower_points(const LossPair& pair, const GridRange& range) {
-  const size_t size = static_cast<size_t>(range.last - range.first) + 1;
-  std::vector<double> edges(size + 2), references(size + 1);
-  for (size_t i = 0; i <= size; ++i)
-    edges[i] = range.shift + range.step * (static_cast<double>(range.first + static_cast<int64_t>(i)) - 0.5);
+  const std::vector<size_t> used = used_points(range);
+  const auto place = [&](double point) {
+    return range.shift + range.step * (static_cast<double>(range.first) + point);
+  };
+  std::vector<double> edges(used.size() + 2), references(used.size() + 1);
+  edges.front() = place(-0.5);
+  for (size_t i = 0; i < used.size(); ++i) {
+    const double point = static_cast<double>(used[i]);
+    references[i] = place(point);
+    edges[i + 1] = place(i + 1 < used.size() ? (point + static_cast<double>(used[i + 1])) / 2 : point + 0.5);
+  }
   edges.back() = kInfinity;
-  for (size_t i = 0; i < size; ++i) references[i] = edges[i] + range.step / 2;
-  references.back() = references[size - 1];
+  references.back() = references[used.size() - 1];
   const std::vector<LossCell> cells = pair.cells(edges, references);
 
-  std::vector<CurvePoint> curve(size);
-  for (size_t i = 0; i <= size; ++i) {
-    const LossCell& cell = cells[i];
-    CurvePoint& point = curve[std::min(i, size - 1)];
-    const double mass = std::max(0.0, cell.p - cell.rise) + cell.p_error + cell.rise_error;
-    point.mass += mass;
-    // The outermost cell falls to the last point and loses its rise.
-    if (i < size) point.rise += cell.p - cell.p_error - mass;
+  Points points{std::vector<double>(used.back() + 1, 0.0), pair.infinite() * (1 - 1e-12)};
+  for (size_t begin = 0; begin < used.size();) {
+    size_t end = begin + 1;  // of the points at one distance
+    const size_t apart = end < used.size() ? used[end] - used[begin] : 1;
+    while (end < used.size() && used[end] - used[end - 1] == apart) ++end;
+    std::vector<CurvePoint> curve(end - begin);
+    for (size_t i = begin; i < end + (end == used.size() ? 1 : 0); ++i) {
+      const LossCell& cell = cells[i];
+      CurvePoint& point = curve[std::min(i, end - 1) - begin];
+      const double mass = std::max(0.0, cell.p - cell.rise) + cell.p_error + cell.rise_error;
+      point.mass += mass;
+      // The outermost cell falls to the last point and loses its rise.
+      if (i < used.size()) point.rise += cell.p - cell.p_error - mass;
+    }
+    const std::vector<double> mass = contract(std::move(curve), range.step * static_cast<double>(apart), 0);
+    for (size_t i = begin; i < end; ++i) points.mass[used[i]] = mass[i - begin];
+    begin = end;
   }
-  return {contract(curve, range.step, 0), pair.infinite() * (1 - 1e-12)};
+  return points;
 }
 
 double sum_of(const std::vector<double>& values) {
@@ -187,6 +202,8 @@ GridLaw coarse_lower(const GridLaw& law, int64_t factor, double tilt) {
 
 }  // namespace
 
+double power_of_two_below(double limit) { return std::ldexp(1.0, std::ilogb(limit)); }
+
 double GridLaw::mean() const {
   double sum = 0, total = 0;
   for (size_t i = 0; i < mass.size(); ++i) sum += mass[i] * static_cast<double>(i), total += mass[i];
@@ -203,8 +220,6 @@ double GridLaw::deviation() const {
   }
   return std::sqrt(sum / total);
 }
-
-double power_of_two_below(double limit) { return std::ldexp(1.0, std::ilogb(limit)); }
 
 DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, Side side) {
   const Points points = side == Side::kUpper ? upper_points(pair, range) : lower_points(pair, range);
