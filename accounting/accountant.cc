@@ -18,8 +18,6 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // More than the rounding of the closed forms (1e-14) and of the divergences (1e-12).
 constexpr double kExactSlack = 1e-12;
 constexpr double kRenyiSlack = 1e-10;
-// Distinct losses that are composed one by one; 1e5 that lie near a line are then bounded within 0.1 %.
-constexpr size_t kMostPairs = 2500, kMostPairsBelow = 400;
 
 struct Upper {
   double value;  // epsilon, or log delta
@@ -75,7 +73,7 @@ Upper upper_bound(const Schedule& schedule, double when_free, double when_open, 
   }
   ScheduleRdp rdp(schedule);
   const OrderBound best = renyi([&rdp](double order) { return rdp(order) * (1 + kRenyiSlack); });
-  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper, kMostPairs)) {
+  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper)) {
     if (const double value = losses(*pairs); value < best.value) return {value, 0, "pld"};
   }
   return {best.value, best.order, "rdp"};
@@ -99,7 +97,7 @@ Upper epsilon_upper(const Schedule& schedule, double delta) {
         if (remaining < 0) return OrderBound{kInfinity, 0};
         return best_epsilon(curve, remaining);
       },
-      [delta](const std::vector<PairCount>& pairs) { return loss_epsilon_upper(pairs, delta); });
+      [delta](const LossPairs& pairs) { return loss_epsilon_upper(pairs, delta); });
   upper.value *= 1 + kExactSlack;
   return upper;
 }
@@ -114,7 +112,7 @@ Upper log_delta_upper(const Schedule& schedule, double epsilon) {
         if (failure > 0) best.value = std::log(failure + (1 - failure) * std::exp(best.value));
         return best;
       },
-      [epsilon](const std::vector<PairCount>& pairs) { return loss_log_delta_upper(pairs, epsilon); });
+      [epsilon](const LossPairs& pairs) { return loss_log_delta_upper(pairs, epsilon); });
 }
 
 // Whether some neighbours' outputs have the very pair of loss_pairs_of.
@@ -132,7 +130,7 @@ double epsilon_lower(const Schedule& schedule, const Upper& upper, double delta)
   for (const Charge& part : schedule.parts) {
     if (attains_its_pair(part.event)) attained.parts.push_back(part);
   }
-  const auto pairs = loss_pairs_of(attained, Side::kLower, kMostPairsBelow);
+  const auto pairs = loss_pairs_of(attained, Side::kLower);
   return pairs ? std::min(upper.value, loss_epsilon_lower(*pairs, delta)) : 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include "accounting/mechanism_rdp.h"
@@ -11,7 +12,10 @@ namespace {
 
 using MaybePair = std::optional<LossPair>;
 
-constexpr double kFinestRatio = 1e-5, kCoarser = 1.3;
+constexpr double kFinestRatio = 1e-5, kCoarser = 1.5;
+constexpr double kShareRounding = 1e-11;  // more than that of a share, which only has to be large enough
+constexpr size_t kMostApart = 64, kMostNodes = 1000, kMostNodesBelow = 6000;
+constexpr int64_t kGroups = 16;
 // Of the parts that are not drawn together: each is a law and a transform of its own, more take minutes.
 constexpr size_t kMostOthers = 512;
 
@@ -44,41 +48,102 @@ MaybePair pair_of(const Other&) {
   return {};
 }
 
-using RateAndNoise = std::pair<double, double>;
+struct Sampled {
+  double rate, inverse_noise;
+  auto operator<=>(const Sampled&) const = default;
+};
 
-// The next power of 1 + ratio on that side; the value itself for ratio 0.
-double on_lattice(double value, double ratio, bool up) {
-  if (ratio == 0) return value;
-  const double place = std::log(value) / std::log1p(ratio);
-  const double power = std::exp((up ? std::ceil(place) : std::floor(place)) * std::log1p(ratio));
-  return up ? std::max(value, power) : std::min(value, power);
+// Points (1 + ratio)^k around a value.
+struct Around {
+  double below, above;
+};
+Around around(double value, double ratio) {
+  const double unit = std::log1p(ratio), place = std::log(value) / unit;
+  const double below = std::min(value, std::exp(std::floor(place) * unit));
+  return {below, std::max(value, std::exp((std::floor(place) + 1) * unit))};
 }
 
-std::map<RateAndNoise, int64_t> drawn_together(const std::map<RateAndNoise, int64_t>& events, Side side,
-                                               size_t most) {
-  const bool upper = side == Side::kUpper;
-  std::map<RateAndNoise, int64_t> lattice = events;
-  for (double ratio = kFinestRatio; lattice.size() > most; ratio *= kCoarser) {
-    lattice.clear();
-    for (const auto& [event, count] : events) {
-      const double rate = std::min(1.0, on_lattice(event.first, ratio, upper));
-      lattice[{rate, on_lattice(event.second, ratio, !upper)}] += count;
-      if (lattice.size() > most) break;
-    }
+// Probability of the upper one of two inverse noises, so that both have the total variation of `value`.
+double share_above(double value, Around m) {
+  const auto variation = [&](double to) {
+    const double scale = std::sqrt(0.125);
+    return m.below < 1 ? std::erf(to * scale) - std::erf(m.below * scale)
+                       : std::erfc(m.below * scale) - std::erfc(to * scale);
+  };
+  const double all = variation(m.above);
+  return all > 0 ? std::min(1.0, variation(value) / all * (1 + kShareRounding) + kShareRounding) : 1;
+}
+
+using Nodes = std::map<Sampled, double>;
+
+void add_nodes(const Sampled& part, double count, double ratio, Side side, Nodes& nodes) {
+  Around q = around(part.rate, ratio), m = around(part.inverse_noise, ratio);
+  if (side == Side::kLower) {
+    nodes[{q.below, m.below}] += count;
+    return;
   }
-  return lattice;
+  q.above = std::min(q.above, 1.0);
+  const double high =
+      q.above > q.below ? std::min(1.0, (part.rate - q.below) / (q.above - q.below) + kShareRounding) : 1;
+  const double strong = share_above(part.inverse_noise, m);
+  for (const auto& [rate, share] : {std::pair(q.below, 1 - high), std::pair(q.above, high)}) {
+    nodes[{rate, m.below}] += count * share * (1 - strong);
+    nodes[{rate, m.above}] += count * share * strong;
+  }
 }
 
-}  // namespace
+// Groups of about equally many releases, in the order of rates; none where there would be more than `most`
+// nodes.
+std::vector<PairGroup> groups_on_lattice(const std::map<Sampled, int64_t>& parts, double ratio, Side side,
+                                         size_t most) {
+  int64_t releases = 0, count = 0;
+  for (const auto& [part, times] : parts) releases += times;
+  std::vector<PairGroup> groups;
+  Nodes nodes;
+  size_t used = 0;
+  const auto finish = [&] {
+    PairGroup group{{}, count};
+    for (const auto& [node, weight] : nodes)
+      if (weight > 0)
+        group.nodes.emplace_back(LossPair::sampled_gaussian(node.rate, 1 / node.inverse_noise), weight);
+    used += group.nodes.size();
+    groups.push_back(std::move(group));
+    nodes.clear();
+    count = 0;
+  };
+  for (const auto& [part, times] : parts) {
+    if (ratio == 0)
+      nodes[part] += static_cast<double>(times);
+    else
+      add_nodes(part, static_cast<double>(times), ratio, side, nodes);
+    if (used + nodes.size() > most) return {};
+    count += times;
+    if (count >= releases / kGroups) finish();
+  }
+  if (count > 0) finish();
+  return groups;
+}
 
-std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule, Side side, size_t most) {
-  std::vector<PairCount> pairs;
-  std::map<RateAndNoise, int64_t> sampled;
+std::vector<PairGroup> groups_of(const std::map<Sampled, int64_t>& parts, Side side) {
+  const size_t most = side == Side::kUpper ? kMostNodes : kMostNodesBelow;
+  if (parts.size() <= most) return groups_on_lattice(parts, 0, side, most);
+  for (double ratio = kFinestRatio;; ratio *= kCoarser) {
+    std::vector<PairGroup> groups = groups_on_lattice(parts, ratio, side, most);
+    if (!groups.empty()) return groups;
+  }
+}
+
+// `take` makes pairs or groups of the sampled Gaussians.
+template <typename Take>
+std::optional<LossPairs> loss_pairs(const Schedule& schedule, const Take& take) {
+  LossPairs losses;
+  std::map<Sampled, int64_t> sampled;
   double precision = 0;
   for (const Charge& part : schedule.parts) {
     const auto* poisson = std::get_if<PoissonSampledGaussianEvent>(&part.event);
     if (poisson != nullptr && poisson->relation != Relation::kReplaceOne) {
-      sampled[{poisson->sample_rate, poisson->noise_multiplier / poisson->sensitivity}] += part.count;
+      if (part.count > 0 && poisson->sample_rate > 0)
+        sampled[{poisson->sample_rate, poisson->sensitivity / poisson->noise_multiplier}] += part.count;
       continue;
     }
     if (const auto* gaussian = std::get_if<GaussianEvent>(&part.event)) {
@@ -87,13 +152,31 @@ std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule, Si
       continue;
     }
     MaybePair pair = std::visit([](const auto& event) { return pair_of(event); }, part.event);
-    if (!pair || pairs.size() == kMostOthers) return {};
-    pairs.push_back({*std::move(pair), part.count});
+    if (!pair || losses.pairs.size() == kMostOthers) return {};
+    losses.pairs.push_back({*std::move(pair), part.count});
   }
-  for (const auto& [event, count] : drawn_together(sampled, side, most))
-    pairs.push_back({LossPair::sampled_gaussian(event.first, event.second), count});
-  if (precision > 0) pairs.push_back({LossPair::sampled_gaussian(1, 1 / std::sqrt(precision)), 1});
-  return pairs;
+  take(sampled, losses);
+  if (precision > 0) losses.pairs.push_back({LossPair::sampled_gaussian(1, 1 / std::sqrt(precision)), 1});
+  return losses;
+}
+
+}  // namespace
+
+std::optional<LossPairs> loss_pairs_of(const Schedule& schedule, Side side) {
+  return loss_pairs(schedule, [&](const std::map<Sampled, int64_t>& parts, LossPairs& losses) {
+    if (parts.size() > kMostApart) {
+      losses.groups = groups_of(parts, side);
+      return;
+    }
+    for (const auto& [part, count] : parts)
+      losses.pairs.push_back({LossPair::sampled_gaussian(part.rate, 1 / part.inverse_noise), count});
+  });
+}
+
+std::optional<LossPairs> loss_pairs_on_lattice(const Schedule& schedule, Side side, double ratio) {
+  return loss_pairs(schedule, [&](const std::map<Sampled, int64_t>& parts, LossPairs& losses) {
+    losses.groups = groups_on_lattice(parts, ratio, side, std::numeric_limits<size_t>::max());
+  });
 }
 
 }  // namespace dpfa::accounting

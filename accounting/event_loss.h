@@ -20,11 +20,21 @@ namespace dpfa::accounting {
 //   exponential_mechanism         its epsilon
 // Events without noise must have been dealt with before.
 //
-// More than `most` distinct poisson_subsampled_gaussian parts are drawn together: on a lattice of powers of a
-// ratio, just wide enough, rates are rounded up and noise down for kUpper, the other way for kLower. What is
-// rounded up dominates: with M_q = (1 - q) N0 + q N1 and q < r, M_q = (1 - q/r) N0 + (q/r) M_r, and delta is
-// convex in the pair and nowhere smaller for (M_r, N0) than for (N0, N0), likewise swapped; and more noise is
-// less noise plus an independent rest. The two bounds show together what it costs.
-std::optional<std::vector<PairCount>> loss_pairs_of(const Schedule& schedule, Side side, size_t most);
+// More than 64 distinct poisson_subsampled_gaussian parts become groups of nodes on a lattice of rates and of
+// inverse noises; up to 1000 parts are nodes themselves. With M_q = (1 - q) N(0, 1) + q N(m, 1):
+//   kUpper  A part with q in [a, b] and m in [m0, m1] is dominated by the lattice's four points around it,
+//   drawn
+//           publicly. By rate: M_q = (1 - s) M_a + s M_b for s = (q - a) / (b - a), and delta is convex in
+//           the pair. By inverse noise: with h_m(e) = delta of N(m, 1) against N(0, 1), dh_m/dm at e is
+//           proportional to exp(-m^2 / 8 - e^2 / (2 m^2)) for every m at once, so (h_m - h_m0) / (h_m1 -
+//           h_m0) is largest at e = 0, where h is the total variation TV(m) = erf(m / sqrt 8): the mixture of
+//           m0 and m1 of the same total variation dominates; and the delta of M_q against N(0, 1) is linear
+//           in h.
+//   kLower  It dominates the point with the next smaller rate and inverse noise: with q < r, M_q = (1 - q/r)
+//   N0
+//           + (q/r) M_r, and less noise is more noise before an independent rest was added.
+std::optional<LossPairs> loss_pairs_of(const Schedule& schedule, Side side);
+// The same where all poisson_subsampled_gaussian parts are on the lattice of powers of 1 + ratio > 1.
+std::optional<LossPairs> loss_pairs_on_lattice(const Schedule& schedule, Side side, double ratio);
 
 }  // namespace dpfa::accounting

@@ -11,9 +11,7 @@ namespace {
 
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
 constexpr int64_t kLastPower = 64, kPower = 16;
-constexpr size_t kMostApart = 16;        // laws that go through power() each by itself
-constexpr double kBlockDeviation = 500;  // of a block, in steps: about 16 times that is its window
-constexpr double kTail = 1e-8;           // of tilted mass outside all windows of one kind together
+constexpr double kTail = 1e-8;  // of tilted mass outside all windows of one kind together
 
 constexpr size_t kMostPoints = size_t{1} << 18, kMostPointsOnGivenGrid = size_t{1} << 23;
 
@@ -84,17 +82,36 @@ GridLaw Composer::join(GridLaw a, GridLaw b) {
   return std::move(products.rest.law);
 }
 
-GridLaw Composer::finish(Block& block) {
-  LawProduct product = multiply_all(block.laws, kTail / 1000);
-  change_mass(product.log_sum, 1);
-  add_error(product.error, 1);
-  coarsen_to(product.law, product.law.deviation(), 1);
-  block = {};
-  return std::move(product.law);
+void Composer::take_infinite(double infinite, double copies) {
+  log_finite_ += copies * (infinite < 1 ? std::log1p(-infinite) : -std::numeric_limits<double>::infinity());
 }
 
-// The narrowest two first, so that few transforms are long. An empty law where one is empty.
-GridLaw Composer::join_all(std::vector<GridLaw> apart) {
+void Composer::add(DiscreteLoss loss, int64_t count) {
+  const double copies = static_cast<double>(count);
+  take_infinite(loss.infinite, copies);
+  is_empty_ = is_empty_ || loss.law.mass.empty();
+  if (is_empty_) return;
+  // The law is normalised, and errors are relative to that: only the whole mass changes.
+  log_mass_ += copies * loss.log_mass;
+  add_error(loss.error, copies);
+  apart_.push_back(power(std::move(loss.law), count));
+}
+
+void Composer::add_group(const std::vector<DiscreteLoss>& nodes, const std::vector<double>& weights,
+                         int64_t count) {
+  for (size_t c = 0; c < nodes.size(); ++c) {
+    // log(1 - x) is concave, so a mixture is finite at least as often as this says.
+    take_infinite(nodes[c].infinite, weights[c]);
+    is_empty_ = is_empty_ || nodes[c].law.mass.empty();
+  }
+  if (is_empty_) return;
+  groups_.push_back(mean_of(nodes, weights, count));
+  log_mass_ += static_cast<double>(count) * groups_.back().log_mass;
+  add_error(groups_.back().error, static_cast<double>(count));
+}
+
+// An empty law where one is empty.
+GridLaw Composer::join_all() {
   const auto wider = [](const std::pair<double, GridLaw>& a, const std::pair<double, GridLaw>& b) {
     return a.first > b.first;
   };
@@ -110,7 +127,7 @@ GridLaw Composer::join_all(std::vector<GridLaw> apart) {
     laws.pop_back();
     return law;
   };
-  for (GridLaw& law : apart) {
+  for (GridLaw& law : apart_) {
     if (law.mass.empty()) return {};
     add(std::move(law));
   }
@@ -123,38 +140,20 @@ GridLaw Composer::join_all(std::vector<GridLaw> apart) {
   return std::move(laws.front().second);
 }
 
-ComposedLoss Composer::compose(const std::function<DiscreteLoss(size_t)>& loss,
-                               const std::vector<int64_t>& counts) {
-  double log_finite = 0;
-  std::vector<GridLaw> apart;
-  std::map<double, Block> blocks;  // by step
-  for (size_t i = 0; i < counts.size(); ++i) {
-    const double count = static_cast<double>(counts[i]);
-    DiscreteLoss one = loss(i);
-    log_finite +=
-        count * (one.infinite < 1 ? std::log1p(-one.infinite) : -std::numeric_limits<double>::infinity());
-    // The laws are normalised, and errors relative to that: only the whole mass changes.
-    log_mass_ += count * one.log_mass;
-    add_error(one.error, count);
-    if (one.law.mass.empty()) {
-      apart.push_back({});
-    } else if (counts.size() <= kMostApart || counts[i] > kLastPower) {
-      apart.push_back(power(std::move(one.law), counts[i]));
-    } else {
-      Block& block = blocks[one.law.step];
-      const double more = count * std::pow(one.law.deviation(), 2);
-      if (!block.laws.empty() && block.variance + more > std::pow(kBlockDeviation * one.law.step, 2))
-        apart.push_back(finish(block));
-      block.laws.push_back({std::move(one.law), counts[i]});
-      block.variance += more;
-    }
-  }
-  for (auto& [step, block] : blocks)
-    if (!block.laws.empty()) apart.push_back(finish(block));
+ComposedLoss Composer::finish() {
   const bool upper = side_ == Side::kUpper;
-  const double infinite = -std::expm1(log_finite) * (upper ? 1 + 1e-12 : 1 - 1e-12);
-  GridLaw all = join_all(std::move(apart));
-  if (all.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
+  const double infinite = -std::expm1(log_finite_) * (upper ? 1 + 1e-12 : 1 - 1e-12);
+  const auto nothing_known = [&] { return ComposedLoss({}, tilt_, 0, 0, infinite, side_); };
+  if (is_empty_) return nothing_known();
+  if (!groups_.empty()) {
+    LawProduct product = multiply_all(groups_, kTail / 1000);
+    change_mass(product.log_sum, 1);
+    add_error(product.error, 1);
+    coarsen_to(product.law, product.law.deviation(), 1);
+    apart_.push_back(std::move(product.law));
+  }
+  GridLaw all = join_all();
+  if (all.mass.empty()) return nothing_known();
   return ComposedLoss(std::move(all), tilt_, log_mass_, std::expm1(error_), infinite, side_);
 }
 

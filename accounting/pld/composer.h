@@ -3,8 +3,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <vector>
 
 #include "accounting/pld/composed_loss.h"
@@ -18,20 +16,18 @@ class Composer {
   // Laws are put on grids of at most `resolution` times their deviation; 0: they stay on theirs.
   Composer(double tilt, double resolution, Side side) : tilt_(tilt), resolution_(resolution), side_(side) {}
 
-  // The law of all losses together, counts[i] copies of loss(i), which is asked for once and in order: powers of
-  // at most 64 copies on ever coarser grids; distinct laws are then joined, the narrowest first.
-  ComposedLoss compose(const std::function<DiscreteLoss(size_t)>& loss, const std::vector<int64_t>& counts);
+  // `count` copies of a loss: powers of at most 64 copies on ever coarser grids.
+  void add(DiscreteLoss loss, int64_t count);
+  // The `count` losses of a group (law_group.h). All groups have one grid; they are multiplied at once.
+  void add_group(const std::vector<DiscreteLoss>& nodes, const std::vector<double>& weights, int64_t count);
+  // The law of all losses together, at least one: joined by pairs, the narrowest first.
+  ComposedLoss finish();
 
  private:
+  void take_infinite(double infinite, double copies);
   GridLaw power(GridLaw base, int64_t copies);
   GridLaw join(GridLaw a, GridLaw b);
-  GridLaw join_all(std::vector<GridLaw> laws);
-  // Laws of one step that are multiplied at once, as many as fit a window.
-  struct Block {
-    std::vector<LawCount> laws;
-    double variance = 0;
-  };
-  GridLaw finish(Block& block);
+  GridLaw join_all();
   void coarsen_to(GridLaw& law, double deviation, double copies);
   size_t most_points() const;
   void change_mass(double log_factor, double copies);
@@ -39,6 +35,10 @@ class Composer {
 
   double tilt_, resolution_;
   Side side_;
+  std::vector<GridLaw> apart_;
+  std::vector<LawGroup> groups_;
+  bool is_empty_ = false;  // a loss without a law
+  double log_finite_ = 0;  // log of the probability that no loss is infinite
   // The tilted mass of the whole composition, and E = expm1(error_) relative to it. What one law gets wrong
   // counts once for each of its copies: |A^n - B^n| <= (|A| + |A - B|)^n - |A|^n in sums of masses.
   double log_mass_ = 0, error_ = 0;

@@ -26,6 +26,8 @@ constexpr double kFinest = 0.005, kCoarsest = 0.05;  // step / deviation
 constexpr int kPlaces = 2000;  // of epsilon on each side of the best one, ever farther apart by e^kGrowth
 constexpr double kGrowth = 0.01;
 constexpr size_t kMostSketches = 64;
+// Of groups: the window of all of them, deviations in it, and points of one node.
+constexpr double kMostPointsTogether = 1 << 19, kWindow = 20, kMostPointsOfNode = 1 << 18;
 constexpr int64_t kMostGivenPoints = 1 << 22;
 constexpr double kDenseReach = 8;  // deviations around the centres in which every grid point is used
 constexpr double kWidest = 0.03;   // distance of used points times 1 + tilt
@@ -35,16 +37,16 @@ constexpr double kLittleTilt = 10;
 // All releases in one direction.
 class OneWay {
  public:
-  OneWay(std::span<const PairCount> pairs, bool swapped) {
-    for (const PairCount& one : pairs) {
+  OneWay(const LossPairs& losses, bool swapped) {
+    for (const PairCount& one : losses.pairs) {
       DPFA_CHECK(one.count >= 0);
       if (one.count == 0) continue;
-      pairs_.push_back(swapped ? one.pair.swapped() : one.pair);
+      add(swapped ? one.pair.swapped() : one.pair, static_cast<double>(one.count));
       counts_.push_back(one.count);
-      sketches_.emplace_back(pairs_.back());
-      releases_ += static_cast<double>(one.count);
-      largest_loss_ += static_cast<double>(one.count) * pairs_.back().max_loss();
-      if (pairs_.back().infinite() > 0) largest_loss_ = kInfinity;
+    }
+    for (const PairGroup& group : losses.groups) {
+      groups_.push_back({pairs_.size(), pairs_.size() + group.nodes.size(), group.count});
+      for (const auto& [pair, weight] : group.nodes) add(swapped ? pair.swapped() : pair, weight);
     }
   }
 
@@ -69,19 +71,19 @@ class OneWay {
     const double log_delta = std::log(std::max(delta, 1e-300));
     const std::vector<LossSketch> sketches = truncated(log_delta);
     const double tilt = best_tilt([&](double t) { return (log_moment(sketches, t) - log_delta) / t; });
-    const auto loss = [&](size_t i) {
-      const LossSketch::Moments moments = sketches[i].moments(tilt);
-      GridRange range = range_of(sketches[i], i, tilt, moments, 1);
-      const double low = range.shift + range.step * static_cast<double>(range.first),
-                   high = range.shift + range.step * static_cast<double>(range.last);
-      range = {step, 0, static_cast<int64_t>(std::floor(low / step)),
-               static_cast<int64_t>(std::ceil(high / step))};
+    DPFA_CHECK(groups_.empty());
+    Composer composer(tilt, 0, Side::kUpper);
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      const Span span = span_of(sketches[i], i, tilt);
+      GridRange range{step, 0, static_cast<int64_t>(std::floor(span.bottom / step)),
+                      static_cast<int64_t>(std::ceil(span.top / step))};
       range.round_up = round_up;
       if (range.last - range.first > kMostGivenPoints)
         throw Unsupported("a grid of step " + std::to_string(step) + " has too many points for these losses");
-      return discretise(pairs_[i], range, tilt, Side::kUpper);
-    };
-    return Composer(tilt, 0, Side::kUpper).compose(loss, counts_);
+      range.last = std::max(range.last, range.first + 1);
+      composer.add(discretise(pairs_[i], range, tilt, Side::kUpper), counts_[i]);
+    }
+    return composer.finish();
   }
   // log delta(epsilon), from a composition tilted to be precise there.
   double log_delta(double epsilon, Side side) const {
@@ -99,12 +101,21 @@ class OneWay {
     const double found = compose(sketches, tilt, epsilon, side).log_delta(epsilon);
     // Just below the largest loss of all a sketch is too rough for a tilt; there little of one is needed.
     const double little = kLittleTilt / (largest_loss_ - epsilon);
-    if (!(little < tilt)) return found;
+    if (!(little < tilt) || !groups_.empty()) return found;
     const double other = compose(sketches_, little, epsilon, side).log_delta(epsilon);
     return side == Side::kUpper ? std::min(found, other) : std::max(found, other);
   }
 
  private:
+  void add(LossPair pair, double weight) {
+    pairs_.push_back(std::move(pair));
+    weights_.push_back(weight);
+    sketches_.emplace_back(pairs_.back());
+    releases_ += weight;
+    largest_loss_ += weight * pairs_.back().max_loss();
+    if (pairs_.back().infinite() > 0) largest_loss_ = kInfinity;
+  }
+
   // Without the losses that all releases together exceed with a small part of delta. Upper bounds count them
   // as infinite; tilted, they would drown what decides at delta.
   std::vector<LossSketch> truncated(double log_delta) const {
@@ -119,8 +130,8 @@ class OneWay {
     const size_t stride = 1 + sketches.size() / kMostSketches;
     double sum = 0, seen = 0;
     for (size_t i = 0; i < sketches.size(); i += stride) {
-      sum += static_cast<double>(counts_[i]) * sketches[i].log_moment(tilt);
-      seen += static_cast<double>(counts_[i]);
+      sum += weights_[i] * sketches[i].log_moment(tilt);
+      seen += weights_[i];
     }
     return sum * releases_ / seen;
   }
@@ -138,18 +149,21 @@ class OneWay {
     return best;
   }
 
-  GridRange range_of(const LossSketch& sketch, size_t i, double tilt, const LossSketch::Moments& moments,
-                     double resolution) const {
-    const double top = std::min({sketch.largest(), pairs_[i].max_loss(), kLargestLoss});
-    const double bottom =
-        std::max({sketch.bottom(kLost / releases_, tilt), pairs_[i].min_loss(), -kLargestLoss});
-    const double length = std::max(top - bottom, 0.0), scale = std::max(std::abs(top), std::abs(bottom));
-    const double wanted = std::max(resolution * moments.deviation, 2 * length / kMostPoints);
-    const double step = power_of_two_below(std::max({wanted, 1e-12 * scale, 1e-30}));
-    const double shift = concentration(pairs_[i], sketches_[i].median(), step);
-    const int64_t first = static_cast<int64_t>(std::floor((bottom - shift) / step));
+  struct Span {
+    double bottom, top;
+    double length() const { return std::max(top - bottom, 0.0); }
+    double finest_step() const { return 1e-12 * std::max({std::abs(top), std::abs(bottom), 1e-18}); }
+  };
+  Span span_of(const LossSketch& sketch, size_t i, double tilt) const {
+    return {std::max({sketch.bottom(kLost / releases_, tilt), pairs_[i].min_loss(), -kLargestLoss}),
+            std::min({sketch.largest(), pairs_[i].max_loss(), kLargestLoss})};
+  }
+
+  GridRange range_of(const Span& span, double step, double shift, size_t i,
+                     const LossSketch::Moments& moments, double tilt) const {
+    const int64_t first = static_cast<int64_t>(std::floor((span.bottom - shift) / step));
     GridRange range{step, shift, first,
-                    std::max(first + 1, static_cast<int64_t>(std::ceil((top - shift) / step)))};
+                    std::max(first + 1, static_cast<int64_t>(std::ceil((span.top - shift) / step)))};
     range.near = moments.mean;
     range.also_near = sketches_[i].median();
     range.reach = kDenseReach * moments.deviation;
@@ -177,41 +191,88 @@ class OneWay {
     std::vector<LossSketch::Moments> moments;
     for (size_t i = 0; i < sketches.size(); ++i) {
       moments.push_back(sketches[i].moments(tilt));
-      variance += static_cast<double>(counts_[i]) * moments[i].deviation * moments[i].deviation;
+      variance += weights_[i] * moments[i].deviation * moments[i].deviation;
     }
     // A grid adds step^2 / 6 to the variance of every copy of a smooth law, hence (1 + tilt) step^2 / 12 to
     // the epsilon of the tilt.
     const double deviation = std::sqrt(variance);
     const double excess = kGridExcess * std::max(epsilon, 0.1 * deviation);
-    const double resolution = std::clamp(std::sqrt(12 * excess / (1 + tilt)) / deviation, kFinest, kCoarsest);
-    const auto loss = [&](size_t i) {
-      return discretise(pairs_[i], range_of(sketches[i], i, tilt, moments[i], resolution), tilt, side);
-    };
-    return Composer(tilt, resolution, side).compose(loss, counts_);
+    const double coarse = std::sqrt(12 * excess / (1 + tilt)), resolution = coarse / deviation;
+    Composer composer(tilt, std::clamp(resolution, kFinest, kCoarsest), side);
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      const Span span = span_of(sketches[i], i, tilt);
+      const double wanted = std::max(std::clamp(resolution, kFinest, kCoarsest) * moments[i].deviation,
+                                     2 * span.length() / kMostPoints);
+      const double step = power_of_two_below(std::max(wanted, span.finest_step()));
+      const double shift = concentration(pairs_[i], sketches_[i].median(), step);
+      composer.add(discretise(pairs_[i], range_of(span, step, shift, i, moments[i], tilt), tilt, side),
+                   counts_[i]);
+    }
+    add_groups(sketches, moments,
+               std::max(coarse / std::sqrt(releases_), kWindow * deviation / kMostPointsTogether), tilt, side,
+               composer);
+    return composer.finish();
   }
 
-  std::vector<LossPair> pairs_;
-  std::vector<int64_t> counts_;
+  // All groups on one grid of about `step`.
+  void add_groups(const std::vector<LossSketch>& sketches, const std::vector<LossSketch::Moments>& moments,
+                  double step, double tilt, Side side, Composer& composer) const {
+    for (size_t i = counts_.size(); i < pairs_.size(); ++i) {
+      const Span span = span_of(sketches[i], i, tilt);
+      step = std::max({step, 2 * span.length() / kMostPointsOfNode, span.finest_step()});
+    }
+    step = power_of_two_below(step);
+    for (const Group& group : groups_) {
+      // The same points for all nodes: what differs is then small.
+      Span span{kInfinity, -kInfinity};
+      LossSketch::Moments widest{0, 0};
+      for (size_t i = group.begin; i < group.end; ++i) {
+        const Span one = span_of(sketches[i], i, tilt);
+        span = {std::min(span.bottom, one.bottom), std::max(span.top, one.top)};
+        if (moments[i].deviation > widest.deviation) widest = moments[i];
+      }
+      const GridRange range = range_of(span, step, 0, group.begin, widest, tilt);
+      std::vector<DiscreteLoss> nodes;
+      for (size_t i = group.begin; i < group.end; ++i)
+        nodes.push_back(discretise(pairs_[i], range, tilt, side));
+      composer.add_group(nodes,
+                         {weights_.begin() + static_cast<ptrdiff_t>(group.begin),
+                          weights_.begin() + static_cast<ptrdiff_t>(group.end)},
+                         group.count);
+    }
+  }
+
+  struct Group {
+    size_t begin, end;  // of its nodes
+    int64_t count;
+  };
+
+  std::vector<LossPair> pairs_;  // one by one, then the nodes of the groups
+  std::vector<double> weights_;
   std::vector<LossSketch> sketches_;
+  std::vector<int64_t> counts_;  // of the first pairs
+  std::vector<Group> groups_;
   double releases_ = 0, largest_loss_ = 0;
 };
 
 // Calls `visit` with each direction that can differ.
-void for_each_direction(std::span<const PairCount> pairs, Ways ways,
-                        const std::function<void(const OneWay&)>& visit) {
-  if (ways != Ways::kSwapped) visit(OneWay(pairs, false));
+void for_each_direction(const LossPairs& losses, Ways ways, const std::function<void(const OneWay&)>& visit) {
+  if (ways != Ways::kSwapped) visit(OneWay(losses, false));
   if (ways == Ways::kGiven) return;
   const bool symmetric =
-      std::all_of(pairs.begin(), pairs.end(), [](const PairCount& one) { return one.pair.is_symmetric(); });
+      losses.groups.empty() && std::all_of(losses.pairs.begin(), losses.pairs.end(),
+                                           [](const PairCount& one) { return one.pair.is_symmetric(); });
   if ((ways == Ways::kBoth && symmetric) || DPFA_PLANT("pld_one_direction")) return;
-  visit(OneWay(pairs, true));
+  visit(OneWay(losses, true));
 }
+
+LossPairs without_groups(std::span<const PairCount> pairs) { return {{pairs.begin(), pairs.end()}, {}}; }
 
 double log_delta_of_nothing(double epsilon) {
   return epsilon < 0 ? std::log(-std::expm1(epsilon)) : -kInfinity;
 }
 
-double log_delta(std::span<const PairCount> pairs, double epsilon, Side side, Ways ways) {
+double log_delta(const LossPairs& pairs, double epsilon, Side side, Ways ways) {
   double worst = log_delta_of_nothing(epsilon);
   for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty() || epsilon >= way.largest_loss() * (1 + 1e-12)) return;
@@ -247,7 +308,7 @@ double least_power(const std::vector<ComposedLoss>& losses, double fpr, Side sid
 double power(std::span<const PairCount> pairs, double fpr, Side side, Ways ways) {
   DPFA_CHECK(fpr >= 0 && fpr <= 1, "false-positive rate ", fpr);
   double best = fpr;
-  for_each_direction(pairs, ways, [&](const OneWay& way) {
+  for_each_direction(without_groups(pairs), ways, [&](const OneWay& way) {
     if (way.empty() || fpr == 1) return;
     std::vector<ComposedLoss> losses;
     for (const double delta : {0.3, std::clamp(fpr, 1e-300, 0.1)})
@@ -257,23 +318,19 @@ double power(std::span<const PairCount> pairs, double fpr, Side side, Ways ways)
   return best;
 }
 
-}  // namespace
-
-double loss_epsilon_upper(std::span<const PairCount> pairs, double delta, Ways ways) {
+double epsilon_upper(const LossPairs& pairs, double delta, Ways ways) {
   double epsilon = 0;
   for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty()) return;
     // No loss is larger, whatever delta.
     double found = std::max(0.0, way.largest_loss() * (1 + 1e-12));
-    if (delta > 0) {
-      found = std::min(found, way.near_delta(delta, Side::kUpper).epsilon(delta));
-    }
+    if (delta > 0) found = std::min(found, way.near_delta(delta, Side::kUpper).epsilon(delta));
     epsilon = std::max(epsilon, found);
   });
   return epsilon;
 }
 
-double loss_epsilon_lower(std::span<const PairCount> pairs, double delta, Ways ways) {
+double epsilon_lower(const LossPairs& pairs, double delta, Ways ways) {
   double epsilon = 0;
   for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty()) return;
@@ -282,12 +339,31 @@ double loss_epsilon_lower(std::span<const PairCount> pairs, double delta, Ways w
   return epsilon;
 }
 
+}  // namespace
+
+double loss_epsilon_upper(std::span<const PairCount> pairs, double delta, Ways ways) {
+  return epsilon_upper(without_groups(pairs), delta, ways);
+}
+double loss_epsilon_upper(const LossPairs& pairs, double delta) {
+  return epsilon_upper(pairs, delta, Ways::kBoth);
+}
+
+double loss_epsilon_lower(std::span<const PairCount> pairs, double delta, Ways ways) {
+  return epsilon_lower(without_groups(pairs), delta, ways);
+}
+double loss_epsilon_lower(const LossPairs& pairs, double delta) {
+  return epsilon_lower(pairs, delta, Ways::kBoth);
+}
+
 double loss_log_delta_upper(std::span<const PairCount> pairs, double epsilon, Ways ways) {
-  return log_delta(pairs, epsilon, Side::kUpper, ways);
+  return log_delta(without_groups(pairs), epsilon, Side::kUpper, ways);
+}
+double loss_log_delta_upper(const LossPairs& pairs, double epsilon) {
+  return log_delta(pairs, epsilon, Side::kUpper, Ways::kBoth);
 }
 
 double loss_log_delta_lower(std::span<const PairCount> pairs, double epsilon, Ways ways) {
-  return log_delta(pairs, epsilon, Side::kLower, ways);
+  return log_delta(without_groups(pairs), epsilon, Side::kLower, ways);
 }
 
 double loss_power_upper(std::span<const PairCount> pairs, double fpr, Ways ways) {
@@ -301,7 +377,7 @@ double loss_power_lower(std::span<const PairCount> pairs, double fpr, Ways ways)
 double loss_epsilon_on_grid(std::span<const PairCount> pairs, double delta, double step, GridRule rule,
                             Ways ways) {
   double epsilon = 0;
-  for_each_direction(pairs, ways, [&](const OneWay& way) {
+  for_each_direction(without_groups(pairs), ways, [&](const OneWay& way) {
     if (way.empty()) return;
     epsilon = std::max(epsilon, way.on_grid(delta, step, rule == GridRule::kRoundUp).epsilon(delta));
   });

@@ -6,6 +6,7 @@
 #include <complex>
 #include <limits>
 #include <map>
+#include <numbers>
 
 #include <kissfft/kissfft.hh>
 
@@ -18,6 +19,8 @@ namespace {
 using Complex = std::complex<double>;
 
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
+
+constexpr double kVanished = 1e-30;
 
 const kissfft<double>& transform_of(size_t size) {
   static thread_local std::map<size_t, kissfft<double>> transforms;
@@ -211,12 +214,12 @@ LawProducts multiply(GridLaw base, GridLaw rest, int64_t count, int64_t rest_cou
   return result;
 }
 
-LawProduct multiply_all(const std::vector<LawCount>& laws, double tail) {
+LawProduct multiply_all(const std::vector<LawGroup>& groups, double tail) {
   std::vector<Factor> factors;
   double shift = 0;
-  for (const auto& [law, count] : laws) {
-    factors.push_back({&law, static_cast<double>(count)});
-    shift += static_cast<double>(count) * law.shift;
+  for (const LawGroup& group : groups) {
+    factors.push_back({&group.law, static_cast<double>(group.count)});
+    shift += static_cast<double>(group.count) * group.law.shift;
   }
   const Window window = window_of(factors, tail);
   const size_t size = std::bit_ceil(std::max(window.size(), size_t{4}));
@@ -224,26 +227,34 @@ LawProduct multiply_all(const std::vector<LawCount>& laws, double tail) {
   std::vector<Complex> product(size / 2 + 1, Complex(1)), values(size), spectrum(size);
   std::vector<double> change(size / 2 + 1, 0.0);  // bound on the error of `product`
   double products = 0;
-  for (size_t i = 0; i < laws.size(); i += 2) {
+  for (size_t i = 0; i < groups.size(); i += 2) {
     // Two laws share a transform.
-    const bool paired = i + 1 < laws.size();
+    const LawGroup* pair[] = {&groups[i], i + 1 < groups.size() ? &groups[i + 1] : nullptr};
     std::fill(values.begin(), values.end(), Complex(0));
-    add_folded(laws[i].law, Complex(1), values);
-    if (paired) add_folded(laws[i + 1].law, Complex(0, 1), values);
+    for (int j = 0; j < 2; ++j) {
+      if (pair[j] == nullptr) continue;
+      add_folded(pair[j]->law, j == 0 ? Complex(1) : Complex(0, 1), values);
+      products += static_cast<double>(pair[j]->count);
+    }
     transform_of(size).transform(values.data(), spectrum.data());
-    const int64_t count = laws[i].count, next_count = paired ? laws[i + 1].count : 0;
-    products += static_cast<double>(count + next_count);
     for (size_t k = 0; k <= size / 2; ++k) {
+      const double frequency = 2 * std::numbers::pi * static_cast<double>(k) / static_cast<double>(size);
       const Complex a = spectrum[k], b = std::conj(spectrum[(size - k) & (size - 1)]);
-      const auto take = [&](const Complex& one, int64_t times) {
-        if (times == 0) return;
-        const double bound = std::abs(one) + unit, less = power(bound, times - 1);
-        change[k] = change[k] * less * bound +
-                    (std::abs(product[k]) + change[k]) * static_cast<double>(times) * unit * less;
-        product[k] *= power(one, times);
+      const auto take = [&](const Complex& one, const LawGroup& group) {
+        // Laws have sum 1, so what is nearly 0 stays so.
+        if (std::abs(product[k]) + change[k] < kVanished) {
+          change[k] = kVanished;
+          product[k] = 0;
+          return;
+        }
+        const double length = std::abs(one), bound = length + unit, less = power(bound, group.count - 1);
+        const double wrong =
+            static_cast<double>(group.count) * unit * less + group.change(frequency, length, unit);
+        change[k] = change[k] * (less * bound + wrong) + std::abs(product[k]) * wrong;
+        product[k] *= power(one, group.count);
       };
-      take(0.5 * (a + b), count);
-      take(Complex(0, -0.5) * (a - b), next_count);
+      take(0.5 * (a + b), *pair[0]);
+      if (pair[1] != nullptr) take(Complex(0, -0.5) * (a - b), *pair[1]);
     }
   }
   double change_sum = 0, size_sum = 0;
@@ -255,7 +266,7 @@ LawProduct multiply_all(const std::vector<LawCount>& laws, double tail) {
     spectrum[(size - k) & (size - 1)] = product[k];
   }
   transform_of(size).transform(spectrum.data(), values.data());
-  LawProduct result = read_window(values, false, window, laws.front().law.step, shift);
+  LawProduct result = read_window(values, false, window, groups.front().law.step, shift);
   result.error = 1.01 *
                  (std::sqrt(change_sum) + (4 * products * kUnit + once) * std::sqrt(size_sum) + 2 * tail) /
                  std::exp(result.log_sum);

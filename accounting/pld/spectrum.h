@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "accounting/pld/grid_law.h"
+#include "accounting/pld/law_group.h"
 
 namespace dpfa::accounting {
 
@@ -23,11 +24,6 @@ struct LawProducts {
   LawProduct rest;   // base^rest_count x rest
 };
 
-struct LawCount {
-  GridLaw law;
-  int64_t count;
-};
-
 // The factors by which coarsening changed the tilted masses, as logarithms.
 struct Coarsened {
   double base = 0, rest = 0;
@@ -40,7 +36,7 @@ struct Coarsened {
 LawProducts multiply(GridLaw base, GridLaw rest, int64_t count, int64_t rest_count, double tail, double tilt,
                      Side side, size_t most_points, Coarsened* coarsened);
 
-// The product of many laws of one step, all counts > 0.
-LawProduct multiply_all(const std::vector<LawCount>& laws, double tail);
+// The product of all laws of all groups, which have one step. What the means change is part of the error.
+LawProduct multiply_all(const std::vector<LawGroup>& groups, double tail);
 
 }  // namespace dpfa::accounting
