@@ -166,6 +166,23 @@ double delta_of(const Event& event, int64_t count, double epsilon) {
   return delta_of(std::span(&charge, 1), epsilon);
 }
 
+double true_positive_rate_bound(std::span<const Charge> charges, double fpr) {
+  if (!(fpr >= 0 && fpr <= 1))
+    throw ConfigError("false-positive rate " + std::to_string(fpr) + ": expected a number from 0 to 1");
+  const Schedule schedule = simplify(charges);
+  if (schedule.parts.empty()) return fpr;
+  for (const Charge& part : schedule.parts)
+    if (without_noise(part.event)) return 1;
+  double least = 1;
+  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper)) {
+    least = loss_power_upper(*pairs, fpr);
+  } else {
+    for (double epsilon = 1e-3; epsilon < 700; epsilon *= 1.05)
+      least = std::min(least, delta_of(charges, epsilon) + std::exp(epsilon) * fpr);
+  }
+  return std::min(1.0, least * (1 + kRenyiSlack));
+}
+
 std::string relation_of(const Event& event) { return relation_name(relation(event)); }
 
 }  // namespace dpfa::accounting

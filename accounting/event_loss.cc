@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <span>
 
 #include "accounting/mechanism_rdp.h"
 
@@ -14,8 +15,9 @@ using MaybePair = std::optional<LossPair>;
 
 constexpr double kFinestRatio = 1e-5, kCoarser = 1.5;
 constexpr double kShareRounding = 1e-11;  // more than that of a share, which only has to be large enough
-constexpr size_t kMostApart = 64, kMostNodes = 1000, kMostNodesBelow = 6000;
-constexpr int64_t kGroups = 16;
+constexpr size_t kMostApart = 200, kMostNodes = 1000, kMostNodesBelow = 6000;
+constexpr double kLeastGroups = 64, kMostGroups = 400;
+constexpr double kTransforms = 2e4;  // groups times the square root of releases: what transforms may cost
 // Of the parts that are not drawn together: each is a law and a transform of its own, more take minutes.
 constexpr size_t kMostOthers = 512;
 
@@ -74,6 +76,11 @@ double share_above(double value, Around m) {
   return all > 0 ? std::min(1.0, variation(value) / all * (1 + kShareRounding) + kShareRounding) : 1;
 }
 
+struct Part {
+  Sampled event;
+  int64_t count;
+};
+
 using Nodes = std::map<Sampled, double>;
 
 void add_nodes(const Sampled& part, double count, double ratio, Side side, Nodes& nodes) {
@@ -92,44 +99,73 @@ void add_nodes(const Sampled& part, double count, double ratio, Side side, Nodes
   }
 }
 
-// Groups of about equally many releases, in the order of rates; none where there would be more than `most`
-// nodes.
-std::vector<PairGroup> groups_on_lattice(const std::map<Sampled, int64_t>& parts, double ratio, Side side,
-                                         size_t most) {
+// Ranges of parts with about equally many releases each.
+std::vector<std::span<const Part>> split(std::span<const Part> parts, int64_t ranges) {
   int64_t releases = 0, count = 0;
-  for (const auto& [part, times] : parts) releases += times;
-  std::vector<PairGroup> groups;
-  Nodes nodes;
-  size_t used = 0;
-  const auto finish = [&] {
-    PairGroup group{{}, count};
-    for (const auto& [node, weight] : nodes)
-      if (weight > 0)
-        group.nodes.emplace_back(LossPair::sampled_gaussian(node.rate, 1 / node.inverse_noise), weight);
-    used += group.nodes.size();
-    groups.push_back(std::move(group));
-    nodes.clear();
+  for (const Part& part : parts) releases += part.count;
+  std::vector<std::span<const Part>> result;
+  size_t begin = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    count += parts[i].count;
+    if (count < releases / ranges && i + 1 < parts.size()) continue;
+    result.push_back(parts.subspan(begin, i + 1 - begin));
+    begin = i + 1;
     count = 0;
-  };
-  for (const auto& [part, times] : parts) {
-    if (ratio == 0)
-      nodes[part] += static_cast<double>(times);
-    else
-      add_nodes(part, static_cast<double>(times), ratio, side, nodes);
-    if (used + nodes.size() > most) return {};
-    count += times;
-    if (count >= releases / kGroups) finish();
   }
-  if (count > 0) finish();
-  return groups;
+  return result;
 }
 
-std::vector<PairGroup> groups_of(const std::map<Sampled, int64_t>& parts, Side side) {
+// Groups with nodes on the lattice of powers of 1 + ratio, or for ratio 0 at the parts themselves; none where
+// there would be more than `most` nodes.
+std::vector<PairGroup> groups_on_lattice(const std::vector<std::span<const Part>>& groups, double ratio,
+                                         Side side, size_t most) {
+  std::vector<PairGroup> result;
+  size_t used = 0;
+  for (const std::span<const Part> parts : groups) {
+    Nodes nodes;
+    PairGroup group{{}, 0};
+    for (const auto& [event, count] : parts) {
+      group.count += count;
+      if (ratio == 0)
+        nodes[event] += static_cast<double>(count);
+      else
+        add_nodes(event, static_cast<double>(count), ratio, side, nodes);
+      if (used + nodes.size() > most) return {};
+    }
+    for (const auto& [node, weight] : nodes) {
+      if (weight > 0)
+        group.nodes.emplace_back(LossPair::sampled_gaussian(node.rate, 1 / node.inverse_noise), weight);
+    }
+    used += group.nodes.size();
+    result.push_back(std::move(group));
+  }
+  return result;
+}
+
+// Strips of like noise, each cut into groups of like rates; ratio as in groups_on_lattice, the least that
+// serves where it is negative.
+std::vector<PairGroup> groups_of(std::vector<Part> parts, double ratio, Side side) {
+  const auto by_noise = [](const Part& a, const Part& b) {
+    return a.event.inverse_noise < b.event.inverse_noise;
+  };
+  std::stable_sort(parts.begin(), parts.end(), by_noise);
+  double releases = 0;
+  for (const Part& part : parts) releases += static_cast<double>(part.count);
+  const auto strips = static_cast<int64_t>(
+      std::sqrt(std::clamp(kTransforms / std::sqrt(releases), kLeastGroups, kMostGroups)));
+  std::vector<std::span<const Part>> groups;
+  for (const std::span<const Part> strip : split(parts, strips)) {
+    const auto begin = parts.begin() + (strip.data() - parts.data());
+    std::stable_sort(begin, begin + static_cast<ptrdiff_t>(strip.size()),
+                     [](const Part& a, const Part& b) { return a.event.rate < b.event.rate; });
+    for (const std::span<const Part> group : split(strip, strips)) groups.push_back(group);
+  }
+  if (ratio >= 0) return groups_on_lattice(groups, ratio, side, std::numeric_limits<size_t>::max());
   const size_t most = side == Side::kUpper ? kMostNodes : kMostNodesBelow;
-  if (parts.size() <= most) return groups_on_lattice(parts, 0, side, most);
-  for (double ratio = kFinestRatio;; ratio *= kCoarser) {
-    std::vector<PairGroup> groups = groups_on_lattice(parts, ratio, side, most);
-    if (!groups.empty()) return groups;
+  if (parts.size() <= most) return groups_on_lattice(groups, 0, side, most);
+  for (ratio = kFinestRatio;; ratio *= kCoarser) {
+    std::vector<PairGroup> result = groups_on_lattice(groups, ratio, side, most);
+    if (!result.empty()) return result;
   }
 }
 
@@ -155,7 +191,9 @@ std::optional<LossPairs> loss_pairs(const Schedule& schedule, const Take& take) 
     if (!pair || losses.pairs.size() == kMostOthers) return {};
     losses.pairs.push_back({*std::move(pair), part.count});
   }
-  take(sampled, losses);
+  std::vector<Part> parts;
+  for (const auto& [event, count] : sampled) parts.push_back({event, count});
+  take(std::move(parts), losses);
   if (precision > 0) losses.pairs.push_back({LossPair::sampled_gaussian(1, 1 / std::sqrt(precision)), 1});
   return losses;
 }
@@ -163,19 +201,19 @@ std::optional<LossPairs> loss_pairs(const Schedule& schedule, const Take& take) 
 }  // namespace
 
 std::optional<LossPairs> loss_pairs_of(const Schedule& schedule, Side side) {
-  return loss_pairs(schedule, [&](const std::map<Sampled, int64_t>& parts, LossPairs& losses) {
+  return loss_pairs(schedule, [&](std::vector<Part> parts, LossPairs& losses) {
     if (parts.size() > kMostApart) {
-      losses.groups = groups_of(parts, side);
+      losses.groups = groups_of(std::move(parts), -1, side);
       return;
     }
-    for (const auto& [part, count] : parts)
-      losses.pairs.push_back({LossPair::sampled_gaussian(part.rate, 1 / part.inverse_noise), count});
+    for (const auto& [event, count] : parts)
+      losses.pairs.push_back({LossPair::sampled_gaussian(event.rate, 1 / event.inverse_noise), count});
   });
 }
 
 std::optional<LossPairs> loss_pairs_on_lattice(const Schedule& schedule, Side side, double ratio) {
-  return loss_pairs(schedule, [&](const std::map<Sampled, int64_t>& parts, LossPairs& losses) {
-    losses.groups = groups_on_lattice(parts, ratio, side, std::numeric_limits<size_t>::max());
+  return loss_pairs(schedule, [&](std::vector<Part> parts, LossPairs& losses) {
+    losses.groups = groups_of(std::move(parts), ratio, side);
   });
 }
 

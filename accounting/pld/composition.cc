@@ -305,10 +305,10 @@ double least_power(const std::vector<ComposedLoss>& losses, double fpr, Side sid
   return std::min(1.0, best_of(rough, least_around(place).first));
 }
 
-double power(std::span<const PairCount> pairs, double fpr, Side side, Ways ways) {
+double power(const LossPairs& pairs, double fpr, Side side, Ways ways) {
   DPFA_CHECK(fpr >= 0 && fpr <= 1, "false-positive rate ", fpr);
   double best = fpr;
-  for_each_direction(without_groups(pairs), ways, [&](const OneWay& way) {
+  for_each_direction(pairs, ways, [&](const OneWay& way) {
     if (way.empty() || fpr == 1) return;
     std::vector<ComposedLoss> losses;
     for (const double delta : {0.3, std::clamp(fpr, 1e-300, 0.1)})
@@ -367,11 +367,14 @@ double loss_log_delta_lower(std::span<const PairCount> pairs, double epsilon, Wa
 }
 
 double loss_power_upper(std::span<const PairCount> pairs, double fpr, Ways ways) {
-  return power(pairs, fpr, Side::kUpper, ways);
+  return power(without_groups(pairs), fpr, Side::kUpper, ways);
+}
+double loss_power_upper(const LossPairs& pairs, double fpr) {
+  return power(pairs, fpr, Side::kUpper, Ways::kBoth);
 }
 
 double loss_power_lower(std::span<const PairCount> pairs, double fpr, Ways ways) {
-  return power(pairs, fpr, Side::kLower, ways);
+  return power(without_groups(pairs), fpr, Side::kLower, ways);
 }
 
 double loss_epsilon_on_grid(std::span<const PairCount> pairs, double delta, double step, GridRule rule,

@@ -55,6 +55,7 @@ double loss_log_delta_lower(std::span<const PairCount> pairs, double epsilon, Wa
 // better direction for the tester: the smallest delta(epsilon) + e^epsilon fpr over all epsilon (Kairouz, Oh
 // and Viswanath 2015).
 double loss_power_upper(std::span<const PairCount> pairs, double fpr, Ways ways = Ways::kBoth);
+double loss_power_upper(const LossPairs& pairs, double fpr);
 double loss_power_lower(std::span<const PairCount> pairs, double fpr, Ways ways = Ways::kBoth);
 
 // For comparison with other implementations: the upper epsilon of every pair on the grid of `step` (a power

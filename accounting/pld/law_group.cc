@@ -17,14 +17,14 @@ constexpr double kRounding = 1e-9;     // of the bounds themselves
 double power(double base, double exponent) { return std::exp(exponent * std::log(base)); }
 
 struct Norms {
-  double sum = 0, first = 0, second = 0, whole = 0;
+  double sum = 0, first = 0, second = 0, third = 0, balance = 0, whole = 0;
 };
 
 // Of node - mean, where the node's masses are `scale` times those stored.
 Norms norms_of(const GridLaw& node, double scale, const GridLaw& mean, const std::vector<int64_t>& support,
                double centre) {
   Norms norms;
-  double absolute_first = 0;
+  double absolute_first = 0, signed_second = 0;
   const int64_t offset = node.first - mean.first, size = static_cast<int64_t>(node.mass.size());
   for (const int64_t i : support) {
     const bool inside = i >= offset && i < offset + size;
@@ -34,11 +34,14 @@ Norms norms_of(const GridLaw& node, double scale, const GridLaw& mean, const std
     norms.sum += apart;
     norms.first += place * apart;
     absolute_first += std::abs(place * apart);
+    signed_second += place * place * apart;
     norms.second += place * place * std::abs(apart);
+    norms.third += std::abs(place * place * place * apart);
     norms.whole += std::abs(apart);
   }
   norms.sum = std::abs(norms.sum) + kSummation * norms.whole;
   norms.first = std::abs(norms.first) + kSummation * absolute_first;
+  norms.balance = std::abs(signed_second) + kSummation * norms.second;
   return norms;
 }
 
@@ -47,7 +50,9 @@ Norms norms_of(const GridLaw& node, double scale, const GridLaw& mean, const std
 double LawGroup::change(double frequency, double size, double margin) const {
   if (whole == 0) return 0;
   const double n = static_cast<double>(count), upper = size + margin, lower = size - margin;
-  const double apart = std::min(whole, sum + frequency * (first + frequency * second / 2));
+  const double w = frequency, linear = sum + w * first;
+  const double apart =
+      std::min({whole, linear + w * w * second / 2, linear + w * w * (balance / 2 + w * third / 6)});
   double bound = power(upper + apart / std::sqrt(n), n) + power(upper, n);
   if (const double ratio = apart / lower; lower > 0 && ratio < kLargestRatio)
     bound = std::min(bound, power(upper, n) * std::expm1(ratio * ratio / (2 * (1 - ratio))));
@@ -91,9 +96,11 @@ LawGroup mean_of(const std::vector<DiscreteLoss>& nodes, const std::vector<doubl
     group.sum += weights[c] * norms.sum * norms.sum;
     group.first += weights[c] * norms.first * norms.first;
     group.second += weights[c] * norms.second * norms.second;
+    group.balance += weights[c] * norms.balance * norms.balance;
+    group.third += weights[c] * norms.third * norms.third;
     group.whole += weights[c] * norms.whole * norms.whole;
   }
-  for (double* norm : {&group.sum, &group.first, &group.second, &group.whole})
+  for (double* norm : {&group.sum, &group.first, &group.second, &group.balance, &group.third, &group.whole})
     *norm = std::sqrt(*norm) * (1 + kRounding);
   return group;
 }

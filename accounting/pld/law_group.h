@@ -7,7 +7,8 @@
 // from |log(1 + x) - x| <= |x|^2 / (2 (1 - |x|)) and sum_i |x_i|^2 <= Y^2, squares being convex. By Taylor's
 // theorem around l0, the mean of M,
 //   |D^(w)| <= |sum D(l)| + w |sum (l - l0) D(l)| + w^2 / 2 sum (l - l0)^2 |D(l)|,
-// and also sum |D(l)|; the Euclidean norms over c, weighted by W_c, of these four are kept. Of releases that
+//   |D^(w)| <= the first two + w^2 / 2 |sum (l - l0)^2 D(l)| + w^3 / 6 sum |l - l0|^3 |D(l)|,
+// and also sum |D(l)|; the Euclidean norms over c, weighted by W_c, of these six are kept. Of releases that
 // are N of n alike, only frequencies up to a few / sqrt(n) per deviation matter, so Y^2 is about N / n^2
 // times a few, however different the laws are. Where Y is not small, the inequality of means bounds
 //   |product of L_i^| <= (|M^| + Y |M^| / sqrt(N))^N.
@@ -26,7 +27,7 @@ struct LawGroup {
   double log_mass = 0;  // log of the tilted mass that law.mass sums to 1 for
   double error = 0;     // as DiscreteLoss::error, of M
   // The norms, losses in steps.
-  double sum = 0, first = 0, second = 0, whole = 0;
+  double sum = 0, first = 0, second = 0, balance = 0, third = 0, whole = 0;
 
   // Bound on |product of L_i^ - M^^N| at frequency w >= 0 per step, where |M^| is within
   // [size - error, size + error].

@@ -296,6 +296,21 @@ TEST(LossBounds, PowerOfTestsIsThatOfNeymanAndPearson) {
   EXPECT_NEAR(loss_power_upper(failing, 0), 1e-3, 1e-12);
 }
 
+TEST(LossBounds, TruePositiveRatesOfARunAreBetweenGuessingAndItsEpsilon) {
+  const std::vector<Charge> run = {{PoissonSampledGaussianEvent{0.01, 1.1}, 1000}};
+  double before = 0;
+  for (double fpr : {1e-5, 1e-3, 0.1, 0.6}) {
+    const double bound = true_positive_rate_bound(run, fpr);
+    EXPECT_GT(bound, fpr);
+    EXPECT_GT(bound, before);
+    for (double epsilon : {0.1, 0.5, 2.0, 5.0})
+      EXPECT_LE(bound, (delta_of(run, epsilon) + std::exp(epsilon) * fpr) * 1.002);
+    before = bound;
+  }
+  EXPECT_EQ(true_positive_rate_bound({}, 0.2), 0.2);
+  EXPECT_EQ(true_positive_rate_bound(std::vector<Charge>{{GaussianEvent{0}, 1}}, 0.2), 1);
+}
+
 TEST(LossBounds, NothingReleasedCostsNothing) {
   const Pairs none = {{LossPair::sampled_gaussian(0.1, 1), 0}};
   EXPECT_EQ(loss_epsilon_upper(none, 1e-5), 0);
@@ -310,47 +325,40 @@ TEST(LossBounds, BoundedLossesBoundEpsilonAtDeltaZero) {
 
 TEST(LossBounds, ManyDistinctEventsAreDrawnTogetherOnTheSafeSide) {
   std::vector<Charge> charges;
-  std::vector<GaussianSteps> same;
-  for (int i = 0; i < 6000; ++i) {
-    const double part = i / 6000.0;
+  Pairs same;  // the events in the middle of each hundred are nearly the mean of the hundred
+  for (int i = 0; i < 4000; ++i) {
+    const double part = i / 4000.0;
     const double q = 0.002 * (1 + part), s = 0.8 + 0.4 * part * part;
-    charges.push_back({PoissonSampledGaussianEvent{q, s}, 5});
-    if (i % 500 == 250) same.push_back({q, s, 2500});
+    charges.push_back({PoissonSampledGaussianEvent{q, s}, 7});
+    if (i % 100 == 50) same.push_back({LossPair::sampled_gaussian(q, s), 700});
   }
-  const EpsilonReport report = epsilon_of(charges, 1e-6);
-  EXPECT_EQ(report.accountant, "pld");
-  // The events in the middle of each five hundred are nearly their mean.
-  const EpsilonBracket middle = certified_epsilon(same, 1e-6, report.epsilon);
-  EXPECT_GE(report.epsilon, middle.lower * (1 - 5e-4));
-  EXPECT_LE(report.epsilon, middle.upper * 1.001);
-  EXPECT_LE(report.lower_bound, middle.upper * (1 + 5e-4));
-  EXPECT_GE(report.lower_bound, report.epsilon * 0.998);
+  const double epsilon = epsilon_upper_bound(charges, 1e-6);
+  EXPECT_GE(epsilon, loss_epsilon_lower(same, 1e-6) * (1 - 1e-4));
+  EXPECT_LE(epsilon, loss_epsilon_upper(same, 1e-6) * 1.001);
 }
 
 TEST(LossBounds, GroupsAreAroundTheirReleasesOneByOne) {
-  // Rates and noises that lie on no line, in a mixture of the nodes around them and each by itself.
+  // Rates and noises that lie on no line, as mixtures of the nodes around them and each by itself.
   std::mt19937_64 random(7);
   std::vector<Charge> charges;
-  Pairs pairs;
-  for (int i = 0; i < 70; ++i) {
-    const double q = 0.01 * (1 + static_cast<double>(random() % 1000) / 1000),
+  for (int i = 0; i < 40; ++i) {
+    const double q = 0.002 * (1 + static_cast<double>(random() % 1000) / 1000),
                  s = 0.8 + static_cast<double>(random() % 1000) / 2000;
-    charges.push_back({PoissonSampledGaussianEvent{q, s}, 40});
-    pairs.push_back({LossPair::sampled_gaussian(q, s), 40});
+    charges.push_back({PoissonSampledGaussianEvent{q, s}, 1000});
   }
-  const double upper = loss_epsilon_upper(pairs, 1e-6), lower = loss_epsilon_lower(pairs, 1e-6);
-  const EpsilonReport report = epsilon_of(charges, 1e-6);
-  EXPECT_GE(report.epsilon, lower);
-  EXPECT_LE(report.epsilon, upper * 1.002);
-  EXPECT_LE(report.lower_bound, upper);
-  EXPECT_GE(report.lower_bound, lower * 0.998);
-  const Schedule schedule = simplify(charges);
-  const LossPairs mixtures = *loss_pairs_on_lattice(schedule, Side::kUpper, 0.02),
-                  below = *loss_pairs_on_lattice(schedule, Side::kLower, 0.02);
-  EXPECT_GE(loss_epsilon_upper(mixtures, 1e-6), lower);
-  EXPECT_LE(loss_epsilon_upper(mixtures, 1e-6), upper * 1.002);
-  EXPECT_LE(loss_epsilon_lower(below, 1e-6), upper);
-  EXPECT_GE(loss_epsilon_lower(below, 1e-6), lower * 0.93);
+  const EpsilonReport each = epsilon_of(charges, 1e-6);
+  EXPECT_EQ(each.accountant, "pld");
+  EXPECT_LE(each.epsilon, each.lower_bound * 1.002);
+  for (double ratio : {0.01, 0.05}) {
+    const double above =
+        loss_epsilon_upper(*loss_pairs_on_lattice(simplify(charges), Side::kUpper, ratio), 1e-6);
+    const double below =
+        loss_epsilon_lower(*loss_pairs_on_lattice(simplify(charges), Side::kLower, ratio), 1e-6);
+    EXPECT_GE(above, each.lower_bound);
+    EXPECT_LE(above, each.epsilon * (1.001 + ratio * ratio));
+    EXPECT_LE(below, each.epsilon);
+    EXPECT_GE(below, each.lower_bound * (1 - 4 * ratio));
+  }
 }
 
 TEST(LossBounds, MixturesOfLatticePointsDominate) {
@@ -371,7 +379,8 @@ TEST(LossBounds, MixturesOfLatticePointsDominate) {
           for (const auto& [node, weight] : group.nodes) mixture += weight * delta(node);
           const double exact = delta(LossPair::sampled_gaussian(q, s));
           EXPECT_GE(mixture, exact * (1 - 1e-9) - 1e-15) << q << " " << s << " " << epsilon << " " << swapped;
-          EXPECT_LE(mixture, exact * 1.4 + 0.05) << q << " " << s << " " << epsilon << " " << swapped;
+          if (s < 0.1) continue;  // the total variation is 1 for all points
+          EXPECT_LE(mixture, exact * 1.3 + 0.01) << q << " " << s << " " << epsilon << " " << swapped;
         }
       }
     }
