@@ -73,7 +73,7 @@ Upper upper_bound(const Schedule& schedule, double when_free, double when_open, 
   }
   ScheduleRdp rdp(schedule);
   const OrderBound best = renyi([&rdp](double order) { return rdp(order) * (1 + kRenyiSlack); });
-  if (const auto pairs = loss_pairs_of(schedule)) {
+  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper)) {
     if (const double value = losses(*pairs); value < best.value) return {value, 0, "pld"};
   }
   return {best.value, best.order, "rdp"};
@@ -97,7 +97,7 @@ Upper epsilon_upper(const Schedule& schedule, double delta) {
         if (remaining < 0) return OrderBound{kInfinity, 0};
         return best_epsilon(curve, remaining);
       },
-      [delta](const std::vector<PairCount>& pairs) { return loss_epsilon_upper(pairs, delta); });
+      [delta](const LossPairs& pairs) { return loss_epsilon_upper(pairs, delta); });
   upper.value *= 1 + kExactSlack;
   return upper;
 }
@@ -112,7 +112,7 @@ Upper log_delta_upper(const Schedule& schedule, double epsilon) {
         if (failure > 0) best.value = std::log(failure + (1 - failure) * std::exp(best.value));
         return best;
       },
-      [epsilon](const std::vector<PairCount>& pairs) { return loss_log_delta_upper(pairs, epsilon); });
+      [epsilon](const LossPairs& pairs) { return loss_log_delta_upper(pairs, epsilon); });
 }
 
 // Whether some neighbours' outputs have the very pair of loss_pairs_of.
@@ -130,7 +130,7 @@ double epsilon_lower(const Schedule& schedule, const Upper& upper, double delta)
   for (const Charge& part : schedule.parts) {
     if (attains_its_pair(part.event)) attained.parts.push_back(part);
   }
-  const auto pairs = loss_pairs_of(attained);
+  const auto pairs = loss_pairs_of(attained, Side::kLower);
   return pairs ? std::min(upper.value, loss_epsilon_lower(*pairs, delta)) : 0;
 }
 
@@ -164,6 +164,23 @@ double delta_of(std::span<const Charge> charges, double epsilon) {
 double delta_of(const Event& event, int64_t count, double epsilon) {
   const Charge charge{event, count};
   return delta_of(std::span(&charge, 1), epsilon);
+}
+
+double true_positive_rate_bound(std::span<const Charge> charges, double fpr) {
+  if (!(fpr >= 0 && fpr <= 1))
+    throw ConfigError("false-positive rate " + std::to_string(fpr) + ": expected a number from 0 to 1");
+  const Schedule schedule = simplify(charges);
+  if (schedule.parts.empty()) return fpr;
+  for (const Charge& part : schedule.parts)
+    if (without_noise(part.event)) return 1;
+  double least = 1;
+  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper)) {
+    least = loss_power_upper(*pairs, fpr);
+  } else {
+    for (double epsilon = 1e-3; epsilon < 700; epsilon *= 1.05)
+      least = std::min(least, delta_of(charges, epsilon) + std::exp(epsilon) * fpr);
+  }
+  return std::min(1.0, least * (1 + kRenyiSlack));
 }
 
 std::string relation_of(const Event& event) { return relation_name(relation(event)); }

@@ -33,6 +33,10 @@ double epsilon_upper_bound(std::span<const Charge> charges, double delta);
 double delta_of(const Event& event, int64_t count, double epsilon);
 double delta_of(std::span<const Charge> charges, double epsilon);
 
+// Bound on the true-positive rate of any test, with false-positive rate at most `fpr` in [0, 1], of whether a
+// record was used: the smallest delta + e^epsilon fpr found (Kairouz, Oh and Viswanath 2015, theorem 2.1).
+double true_positive_rate_bound(std::span<const Charge> charges, double fpr);
+
 // relation_name(relation(event)): the relation for which the numbers of this event hold.
 std::string relation_of(const Event& event);
 

@@ -125,6 +125,12 @@ std::vector<double> CaseParameters::orders() {
   return orders;
 }
 
+const nlohmann::json& CaseParameters::list(const std::string& name) {
+  const nlohmann::json& json = get(name);
+  if (!json.is_array()) throw NotUnderstood("parameter '" + name + "' is not a list");
+  return json;
+}
+
 std::vector<std::vector<double>> CaseParameters::rows() {
   const nlohmann::json& json = get("events");
   if (!json.is_array()) throw NotUnderstood("parameter 'events' is not a list");

@@ -41,6 +41,7 @@ class CaseParameters {
   std::vector<double> orders();
   // Rows of "events", by the column names of "fields"; columns that `names` does not list are not understood.
   std::vector<std::map<std::string, double>> rows(const std::vector<std::string>& names);
+  const nlohmann::json& list(const std::string& name);
   // Rows of numbers without column names.
   std::vector<std::vector<double>> rows();
   void ignore(const std::string& name) { read_.insert(name); }
@@ -61,6 +62,8 @@ struct CaseValue {
   // For the check "calibration": whether the target is met with the noise of `value` times `factor`; else
   // empty.
   std::function<bool(double factor)> meets;
+  // Of a discretised loss, {"pmf": {"index": mass, ...}, "infinity_mass": m}; else null.
+  nlohmann::json masses = nullptr;
 };
 
 // Keyed by "mechanism/quantity".

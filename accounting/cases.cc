@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
+#include "accounting/case_losses.h"
 #include "accounting/case_parameters.h"
 #include "accounting/text_file.h"
 #include "src/base/error.h"
@@ -22,6 +24,7 @@ const CaseTable& table() {
     add_composed_cases(entries);
     add_discrete_cases(entries);
     add_renyi_cases(entries);
+    add_loss_cases(entries);
     return entries;
   }();
   return result;
@@ -56,6 +59,26 @@ bool passes(const std::string& check, double value, double expected, double tole
 
 std::string format(double value) { return json(value).dump(); }
 
+// Every mass of either side against the other one's, absent ones being 0.
+void compare_masses(const json& test_case, const json& masses, CaseResult& result) {
+  const json& expected = result.expected;
+  if (!expected.is_object() || !expected.contains("pmf") || !expected.at("pmf").is_object())
+    throw NotUnderstood("the expected value is no discretised loss");
+  std::set<std::string> indices;
+  for (const json* one : {&expected, &masses}) {
+    for (const auto& [index, mass] : one->at("pmf").items()) indices.insert(index);
+  }
+  const auto near = [&](double value, double other) {
+    return passes(test_case.value("check", "near"), value, other, read_tolerance(test_case, other));
+  };
+  result.pass = !expected.contains("infinity_mass") ||
+                near(masses.at("infinity_mass"), expected.at("infinity_mass").get<double>());
+  for (const std::string& index : indices)
+    result.pass =
+        result.pass && near(masses.at("pmf").value(index, 0.0), expected.at("pmf").value(index, 0.0));
+  if (!result.pass) result.message = "a mass differs by more than the tolerance";
+}
+
 void evaluate(const json& test_case, CaseResult& result) {
   const std::string key =
       test_case.at("mechanism").get<std::string>() + "/" + test_case.at("quantity").get<std::string>();
@@ -65,6 +88,11 @@ void evaluate(const json& test_case, CaseResult& result) {
   CaseParameters parameters(test_case.at("params"), check);
   const CaseValue value = entry->second(parameters);
   parameters.require_all_read();
+  if (!value.masses.is_null()) {
+    result.value = value.masses;
+    compare_masses(test_case, value.masses, result);
+    return;
+  }
   if (std::isnan(value.value)) throw NotUnderstood("the value could not be computed");
   if (check == "calibration") {
     if (!value.meets) throw NotUnderstood("this quantity is not a calibration");

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "accounting/case_parameters.h"
+#include "accounting/case_losses.h"
 #include "accounting/finite_loss.h"
 
 namespace dpfa::accounting {
@@ -77,14 +77,18 @@ double sampled_delta(const Pair& pair, double rate, const Adjacency& adjacency, 
   return delta;
 }
 
-void require_one_step(CaseParameters& p) {
-  if (p.count("steps", 1) != 1)
-    throw NotUnderstood("several sampled releases need a privacy loss distribution");
+CaseValue repeated_delta(CaseParameters& p, const Pair& pair) {
+  const double rate = p.rate("q"), epsilon = p.number("epsilon");
+  const Adjacency adjacency = read_adjacency(p);
+  const int64_t steps = p.count("steps", 1);
+  if (steps == 1) return {sampled_delta(pair, rate, adjacency, epsilon), {}};
+  if (adjacency.replace) throw NotUnderstood("replacing a record is not understood for this mechanism");
+  const CaseLosses losses{{{LossPair::sampled_finite(pair.p, pair.q, rate), steps}}, ways_of(adjacency)};
+  return {losses.delta(epsilon, p.check()), {}};
 }
 
 // The least noise, that is the largest a.
 CaseValue discrete_laplace_parameter(CaseParameters& p) {
-  require_one_step(p);
   const double rate = p.has("q") ? p.rate("q") : 1, epsilon = p.number("epsilon"), delta = p.rate("delta");
   const int64_t shift = shift_of(p);
   const Adjacency adjacency = read_adjacency(p);
@@ -111,16 +115,11 @@ void add_discrete_cases(CaseTable& table) {
   table["discrete_gaussian/delta"] = [](CaseParameters& p) -> CaseValue {
     return {discrete_gaussian_pair(p).delta(p.number("epsilon")), {}};
   };
-  table["poisson_subsampled_discrete_gaussian/delta"] = [](CaseParameters& p) -> CaseValue {
-    require_one_step(p);
-    return {sampled_delta(discrete_gaussian_pair(p), p.rate("q"), read_adjacency(p), p.number("epsilon")),
-            {}};
+  table["poisson_subsampled_discrete_gaussian/delta"] = [](CaseParameters& p) {
+    return repeated_delta(p, discrete_gaussian_pair(p));
   };
-  table["poisson_subsampled_discrete_laplace/delta"] = [](CaseParameters& p) -> CaseValue {
-    require_one_step(p);
-    return {sampled_delta(discrete_laplace_pair(p.positive("a"), shift_of(p)), p.rate("q"), read_adjacency(p),
-                          p.number("epsilon")),
-            {}};
+  table["poisson_subsampled_discrete_laplace/delta"] = [](CaseParameters& p) {
+    return repeated_delta(p, discrete_laplace_pair(p.positive("a"), shift_of(p)));
   };
   table["poisson_subsampled_discrete_laplace/a"] = discrete_laplace_parameter;
   table["discrete_laplace_composed/epsilon"] = discrete_laplace_epsilon;

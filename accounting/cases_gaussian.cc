@@ -5,16 +5,13 @@
 
 #include "accounting/accountant.h"
 #include "accounting/calibrate.h"
-#include "accounting/case_parameters.h"
+#include "accounting/case_losses.h"
 #include "accounting/hockey_stick.h"
 #include "accounting/normal_distribution.h"
 #include "accounting/rdp.h"
 
 namespace dpfa::accounting {
 namespace {
-
-constexpr const char* kNeedsLossDistribution =
-    "the tight value of several sampled releases needs a privacy loss distribution";
 
 // Log delta over the directions asked for, for a release with noise `sigma` relative to the sensitivity.
 double sampled_gaussian_log_delta(double q, double sigma, const Adjacency& adjacency, double epsilon) {
@@ -45,36 +42,33 @@ Release read_release(CaseParameters& p) {
           p.count("steps", 1), read_adjacency(p)};
 }
 
-// A sound upper bound may answer "is the value at least ...", and nothing else.
-bool bound_suffices(const CaseParameters& p, const Release& release) {
-  return (p.check() == "at_least" || p.check() == "greater_than") && !release.adjacency.replace;
+CaseLosses losses_of(const Release& release) {
+  return sampled_gaussian_losses(release.q, release.noise, release.steps, release.adjacency);
 }
 
 CaseValue sampled_delta(CaseParameters& p) {
   const Release release = read_release(p);
   const double epsilon = p.number("epsilon");
   if (release.exact()) return {std::exp(release.log_delta(epsilon)), {}};
-  if (!bound_suffices(p, release)) throw NotUnderstood(kNeedsLossDistribution);
-  return {delta_of(PoissonSampledGaussianEvent{release.q, release.noise}, release.steps, epsilon), {}};
+  return {losses_of(release).delta(epsilon, p.check()), {}};
 }
 
 CaseValue sampled_epsilon(CaseParameters& p) {
   const Release release = read_release(p);
   const double delta = p.rate("delta");
   if (release.exact()) return {smallest_epsilon([&](double e) { return release.log_delta(e); }, delta), {}};
-  if (!bound_suffices(p, release)) throw NotUnderstood(kNeedsLossDistribution);
-  return {epsilon_upper_bound(PoissonSampledGaussianEvent{release.q, release.noise}, release.steps, delta),
-          {}};
+  return {losses_of(release).epsilon(delta, p.check()), {}};
 }
 
 CaseValue sampled_sigma(CaseParameters& p) {
   const double sensitivity = p.has("sensitivity") ? p.positive("sensitivity") : 1;
   const double epsilon = p.number("epsilon"), target = std::log(p.rate("delta"));
   Release release{p.rate("q"), 1, p.count("steps", 1), read_adjacency(p)};
-  if (!release.exact()) throw NotUnderstood(kNeedsLossDistribution);
   return smallest_scale([=](double sigma) mutable {
     release.noise = sigma / sensitivity;
-    return release.log_delta(epsilon) <= target;
+    if (release.exact()) return release.log_delta(epsilon) <= target;
+    const CaseLosses losses = losses_of(release);
+    return loss_log_delta_upper(losses.pairs, epsilon, losses.ways) <= target;
   });
 }
 
@@ -177,31 +171,40 @@ double sampled_laplace_log_delta(double q, double b, const Adjacency& adjacency,
   return log_delta;
 }
 
-void require_one_step(CaseParameters& p) {
-  if (p.count("steps", 1) != 1) throw NotUnderstood(kNeedsLossDistribution);
+CaseLosses laplace_losses(double q, double b, int64_t steps, const Adjacency& adjacency) {
+  if (adjacency.replace) throw NotUnderstood("replacing a record is not understood for this mechanism");
+  CaseLosses losses{{}, ways_of(adjacency)};
+  if (q > 0) losses.pairs.push_back({LossPair::sampled_laplace(q, b), steps});
+  return losses;
 }
 
 CaseValue laplace_b(CaseParameters& p) {
-  require_one_step(p);
   const double q = p.has("q") ? p.rate("q") : 1, sensitivity = p.number("sensitivity", 1);
   const double epsilon = p.number("epsilon"), target = std::log(p.rate("delta"));
   const Adjacency adjacency = read_adjacency(p);
-  return smallest_scale(
-      [=](double b) { return sampled_laplace_log_delta(q, b / sensitivity, adjacency, epsilon) <= target; });
+  const int64_t steps = p.count("steps", 1);
+  return smallest_scale([=](double b) {
+    if (steps == 1) return sampled_laplace_log_delta(q, b / sensitivity, adjacency, epsilon) <= target;
+    const CaseLosses losses = laplace_losses(q, b / sensitivity, steps, adjacency);
+    return loss_log_delta_upper(losses.pairs, epsilon, losses.ways) <= target;
+  });
 }
 
 CaseValue sampled_laplace_delta(CaseParameters& p) {
-  require_one_step(p);
-  const double b = p.positive("b") / p.number("sensitivity", 1);
-  return {std::exp(sampled_laplace_log_delta(p.rate("q"), b, read_adjacency(p), p.number("epsilon"))), {}};
+  const double b = p.positive("b") / p.number("sensitivity", 1), q = p.rate("q"),
+               epsilon = p.number("epsilon");
+  const Adjacency adjacency = read_adjacency(p);
+  const int64_t steps = p.count("steps", 1);
+  if (steps == 1) return {std::exp(sampled_laplace_log_delta(q, b, adjacency, epsilon)), {}};
+  return {laplace_losses(q, b, steps, adjacency).delta(epsilon, p.check()), {}};
 }
 
 CaseValue sampled_laplace_epsilon(CaseParameters& p) {
-  require_one_step(p);
-  const double b = p.positive("b") / p.number("sensitivity", 1), q = p.rate("q");
+  const double b = p.positive("b") / p.number("sensitivity", 1), q = p.rate("q"), delta = p.rate("delta");
   const Adjacency adjacency = read_adjacency(p);
-  return {smallest_epsilon([=](double e) { return sampled_laplace_log_delta(q, b, adjacency, e); },
-                           p.rate("delta")),
+  const int64_t steps = p.count("steps", 1);
+  if (steps != 1) return {laplace_losses(q, b, steps, adjacency).epsilon(delta, p.check()), {}};
+  return {smallest_epsilon([=](double e) { return sampled_laplace_log_delta(q, b, adjacency, e); }, delta),
           {}};
 }
 

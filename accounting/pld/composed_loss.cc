@@ -11,7 +11,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
-constexpr double kLargestExponent = 600;
 constexpr double kSlack = 1e-11;  // more than the rounding of a few logarithms and exponentials up to 1000
 
 // log max_(x >= 0) (1 - e^-x) e^(-tilt x): the most that one unit of misplaced tilted mass changes delta(0).
@@ -29,51 +28,36 @@ ComposedLoss::ComposedLoss(GridLaw law, double tilt, double log_mass, double err
       error_(error),
       infinite_(infinite),
       side_(side) {
-  const size_t size = law_.mass.size();
-  if (size == 0) return;
-  centre_ = law_.mean();
-  p_above_.resize(size);
-  q_above_.resize(size);
-  double p = 0, q = 0;
-  begin_ = size;
-  for (size_t i = size; i > 0; --i) {
-    const double distance = law_.loss(i - 1) - centre_;
-    if (-(1 + tilt_) * distance > kLargestExponent) break;
-    const double mass = law_.mass[i - 1] * std::exp(-tilt_ * distance);
-    p_above_[i - 1] = p += mass;
-    q_above_[i - 1] = q += mass * std::exp(-distance);
-    begin_ = i - 1;
+  p_above_ = q_above_ = law_.mass;
+  const double p_factor = std::exp(-tilt_ * law_.step), q_factor = std::exp(-(1 + tilt_) * law_.step);
+  for (size_t i = law_.mass.size(); i-- > 1;) {
+    p_above_[i - 1] += p_factor * p_above_[i];
+    q_above_[i - 1] += q_factor * q_above_[i];
   }
 }
 
 double ComposedLoss::finite_log_delta(double epsilon) const {
   const bool upper = side_ == Side::kUpper;
+  const double size = static_cast<double>(law_.mass.size());
   // The shift is a rounded multiple of that of one release.
   const double shift_rounding = 32 * kUnit * (std::abs(law_.shift) + std::abs(epsilon));
   epsilon += upper ? -shift_rounding : shift_rounding;
-  const double position =
-      std::floor((epsilon - law_.shift) / law_.step) - static_cast<double>(law_.first) + 1;
-  const double size = static_cast<double>(law_.mass.size());
+  const double place = std::floor((epsilon - law_.shift) / law_.step) - static_cast<double>(law_.first) + 1;
+  // Seen from the first loss above epsilon; where none is, only the allowance is left.
+  const size_t above = static_cast<size_t>(std::clamp(place, 0.0, size - 1));
+  const double origin = law_.loss(above);
   double finite = 0;
-  if (position < size) {
-    size_t above = position > 0 ? static_cast<size_t>(position) : 0;
-    if (above < begin_) {
-      if (upper) return 0;
-      above = begin_;
-    }
-    if (above < law_.mass.size()) {
-      const double p = p_above_[above], q = std::exp(epsilon - centre_) * q_above_[above];
-      const double rounding = (4 * (size + std::abs(epsilon - centre_)) * kUnit + kSlack) * p;
-      finite = std::max(0.0, p - q) + (upper ? rounding : -rounding);
-    }
+  if (place < size) {
+    const double p = p_above_[above], q = std::exp(epsilon - origin) * q_above_[above];
+    const double rounding = (8 * (size + std::abs(epsilon)) * kUnit + kSlack) * p;
+    finite = std::max(0.0, p - q) + (upper ? rounding : -rounding);
   }
-  const double allowance = error_ * std::exp(log_error_weight(tilt_) - tilt_ * (epsilon - centre_));
+  const double allowance = error_ * std::exp(log_error_weight(tilt_) - tilt_ * (epsilon - origin));
   const double sum = finite + (upper ? allowance : -allowance);
   if (std::isnan(sum)) return upper ? 0 : -kInfinity;
   if (!(sum > 0)) return -kInfinity;
-  const double exponent = log_mass_ - tilt_ * centre_;
-  const double slack = 4 * kUnit * (std::abs(log_mass_) + std::abs(tilt_ * centre_)) + kSlack;
-  return std::log(sum) + exponent + (upper ? slack : -slack);
+  const double slack = 4 * kUnit * (std::abs(log_mass_) + std::abs(tilt_ * origin)) + kSlack;
+  return std::log(sum) + log_mass_ - tilt_ * origin + (upper ? slack : -slack);
 }
 
 double ComposedLoss::log_delta(double epsilon) const {
@@ -89,7 +73,7 @@ double ComposedLoss::epsilon(double delta) const {
   if (infinite_ > delta) return kInfinity;
   if (law_.mass.empty()) return 0;
   const auto above = [&](double epsilon) { return log_delta(epsilon) > target; };
-  const double highest = law_.loss(law_.mass.size() - 1), lowest = std::max(0.0, law_.loss(begin_));
+  const double highest = law_.loss(law_.mass.size() - 1), lowest = std::max(0.0, law_.loss(0));
   const double stride = law_.deviation() / 8;
   double low = highest, high = highest;
   while (!above(low)) {

@@ -27,9 +27,8 @@ class ComposedLoss {
   GridLaw law_;
   double tilt_, log_mass_, error_, infinite_;
   Side side_;
-  double centre_ = 0;
-  size_t begin_ = 0;  // below it the untilted masses leave the range of a double
-  // Sums from the top of e^(-tilt (loss - centre)) mass and of the same times e^(-(loss - centre)).
+  // Sums over the losses l from the i-th one on of mass e^(-tilt (l - loss(i))), and of the same times
+  // e^(-(l - loss(i))): the masses of P and Q there, as seen from loss(i).
   std::vector<double> p_above_, q_above_;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <queue>
 
 #include "accounting/pld/spectrum.h"
 
@@ -13,6 +12,8 @@ namespace {
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
 constexpr int64_t kLastPower = 64, kPower = 16;
 constexpr double kTail = 1e-8;  // of tilted mass outside all windows of one kind together
+
+constexpr size_t kMostPoints = size_t{1} << 18, kMostPointsOnGivenGrid = size_t{1} << 23;
 
 GridLaw nothing_released(double step) { return {step, 0, 0, {1}}; }
 
@@ -28,10 +29,12 @@ void Composer::change_mass(double log_factor, double copies) {
 
 void Composer::coarsen_to(GridLaw& law, double deviation, double copies) {
   const double target = resolution_ * deviation;
-  if (!(target >= 2 * law.step)) return;
+  if (resolution_ == 0 || !(target >= 2 * law.step)) return;
   change_mass(coarsen(law, std::llround(power_of_two_below(target) / law.step), tilt_, side_), copies);
   add_error(16 * kUnit, copies);
 }
+
+size_t Composer::most_points() const { return resolution_ == 0 ? kMostPointsOnGivenGrid : kMostPoints; }
 
 GridLaw Composer::power(GridLaw base, int64_t copies) {
   GridLaw rest = nothing_released(base.step);
@@ -40,8 +43,8 @@ GridLaw Composer::power(GridLaw base, int64_t copies) {
     const int64_t count = is_last ? 0 : kPower, rest_count = is_last ? copies : copies % kPower;
     const double left = is_last ? 1 : static_cast<double>(copies / kPower);
     Coarsened coarsened;
-    LawProducts products =
-        multiply(std::move(base), std::move(rest), count, rest_count, kTail / left, tilt_, side_, &coarsened);
+    LawProducts products = multiply(std::move(base), std::move(rest), count, rest_count, kTail / left, tilt_,
+                                    side_, most_points(), &coarsened);
     change_mass(coarsened.base, static_cast<double>(copies));
     change_mass(coarsened.rest, 1);
     change_mass(products.rest.log_sum, 1);
@@ -70,7 +73,8 @@ GridLaw Composer::join(GridLaw a, GridLaw b) {
   add_error(16 * kUnit, 1);
   if (a.mass.empty() || b.mass.empty()) return {};
   Coarsened coarsened;
-  LawProducts products = multiply(std::move(a), std::move(b), 0, 1, kTail / 1000, tilt_, side_, &coarsened);
+  LawProducts products =
+      multiply(std::move(a), std::move(b), 0, 1, kTail / 1000, tilt_, side_, most_points(), &coarsened);
   change_mass(coarsened.base, 1);
   change_mass(coarsened.rest, 1);
   change_mass(products.rest.log_sum, 1);
@@ -78,48 +82,79 @@ GridLaw Composer::join(GridLaw a, GridLaw b) {
   return std::move(products.rest.law);
 }
 
-ComposedLoss Composer::compose(const std::vector<DiscreteLoss>& losses, const std::vector<int64_t>& counts) {
-  double log_finite = 0;
-  bool empty = false;
-  for (size_t i = 0; i < losses.size(); ++i) {
-    const double count = static_cast<double>(counts[i]);
-    log_finite += count * (losses[i].infinite < 1 ? std::log1p(-losses[i].infinite)
-                                                  : -std::numeric_limits<double>::infinity());
-    change_mass(losses[i].log_mass, count);
-    empty = empty || losses[i].law.mass.empty();
-  }
-  // Only now is the mass that of the whole composition, and errors are relative to it.
-  for (size_t i = 0; i < losses.size(); ++i) add_error(losses[i].error, static_cast<double>(counts[i]));
-  const bool upper = side_ == Side::kUpper;
-  const double infinite = -std::expm1(log_finite) * (upper ? 1 + 1e-12 : 1 - 1e-12);
-  if (empty) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
+void Composer::take_infinite(double infinite, double copies) {
+  log_finite_ += copies * (infinite < 1 ? std::log1p(-infinite) : -std::numeric_limits<double>::infinity());
+}
 
+void Composer::add(DiscreteLoss loss, int64_t count) {
+  const double copies = static_cast<double>(count);
+  take_infinite(loss.infinite, copies);
+  is_empty_ = is_empty_ || loss.law.mass.empty();
+  if (is_empty_) return;
+  // The law is normalised, and errors are relative to that: only the whole mass changes.
+  log_mass_ += copies * loss.log_mass;
+  add_error(loss.error, copies);
+  apart_.push_back(power(std::move(loss.law), count));
+}
+
+void Composer::add_group(const std::vector<DiscreteLoss>& nodes, const std::vector<double>& weights,
+                         int64_t count) {
+  for (size_t c = 0; c < nodes.size(); ++c) {
+    // log(1 - x) is concave, so a mixture is finite at least as often as this says.
+    take_infinite(nodes[c].infinite, weights[c]);
+    is_empty_ = is_empty_ || nodes[c].law.mass.empty();
+  }
+  if (is_empty_) return;
+  groups_.push_back(mean_of(nodes, weights, count));
+  log_mass_ += static_cast<double>(count) * groups_.back().log_mass;
+  add_error(groups_.back().error, static_cast<double>(count));
+}
+
+// An empty law where one is empty.
+GridLaw Composer::join_all() {
   const auto wider = [](const std::pair<double, GridLaw>& a, const std::pair<double, GridLaw>& b) {
     return a.first > b.first;
   };
   std::vector<std::pair<double, GridLaw>> laws;
-  for (size_t i = 0; i < losses.size(); ++i) {
-    GridLaw law = power(losses[i].law, counts[i]);
-    if (law.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
+  const auto add = [&](GridLaw law) {
     const double deviation = law.deviation();
     laws.emplace_back(deviation, std::move(law));
-  }
-  std::make_heap(laws.begin(), laws.end(), wider);
+    std::push_heap(laws.begin(), laws.end(), wider);
+  };
   const auto take_narrowest = [&] {
     std::pop_heap(laws.begin(), laws.end(), wider);
     GridLaw law = std::move(laws.back().second);
     laws.pop_back();
     return law;
   };
+  for (GridLaw& law : apart_) {
+    if (law.mass.empty()) return {};
+    add(std::move(law));
+  }
   while (laws.size() > 1) {
     GridLaw narrow = take_narrowest(), next = take_narrowest();
     GridLaw joined = join(std::move(narrow), std::move(next));
-    if (joined.mass.empty()) return ComposedLoss({}, tilt_, 0, 0, infinite, side_);
-    const double deviation = joined.deviation();
-    laws.emplace_back(deviation, std::move(joined));
-    std::push_heap(laws.begin(), laws.end(), wider);
+    if (joined.mass.empty()) return {};
+    add(std::move(joined));
   }
-  return ComposedLoss(std::move(laws.front().second), tilt_, log_mass_, std::expm1(error_), infinite, side_);
+  return std::move(laws.front().second);
+}
+
+ComposedLoss Composer::finish() {
+  const bool upper = side_ == Side::kUpper;
+  const double infinite = -std::expm1(log_finite_) * (upper ? 1 + 1e-12 : 1 - 1e-12);
+  const auto nothing_known = [&] { return ComposedLoss({}, tilt_, 0, 0, infinite, side_); };
+  if (is_empty_) return nothing_known();
+  if (!groups_.empty()) {
+    LawProduct product = multiply_all(groups_, kTail / 1000);
+    change_mass(product.log_sum, 1);
+    add_error(product.error, 1);
+    coarsen_to(product.law, product.law.deviation(), 1);
+    apart_.push_back(std::move(product.law));
+  }
+  GridLaw all = join_all();
+  if (all.mass.empty()) return nothing_known();
+  return ComposedLoss(std::move(all), tilt_, log_mass_, std::expm1(error_), infinite, side_);
 }
 
 }  // namespace dpfa::accounting

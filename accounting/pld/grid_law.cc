@@ -13,7 +13,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
-constexpr int kRounds = 8;  // of moving a cell to where its content contracts to
+constexpr double kApart = 0.02;  // growth of the distance of used points with that from the centres
+constexpr int kRounds = 40;      // of moving a cell to where its content contracts to
 
 // Untilted masses on the points of the range.
 struct Points {
@@ -21,30 +22,47 @@ struct Points {
   double infinite;
 };
 
-// The cell (R_i, R_(i+1)] keeps P and Q: rise = P - R_i Q is what its upper point has to pay. Masses are
-// rounded outwards, towards more under P and less under Q.
+// The points that are used, as distances from range.first; powers of two apart, but for the last one.
+std::vector<size_t> used_points(const GridRange& range) {
+  std::vector<size_t> used;
+  const size_t last = static_cast<size_t>(range.last - range.first);
+  for (size_t i = 0; i < last;) {
+    used.push_back(i);
+    const double loss = range.shift + range.step * static_cast<double>(range.first + static_cast<int64_t>(i));
+    const auto distance = [&](double place) { return std::max(0.0, std::abs(loss - place) - range.reach); };
+    const double apart =
+        std::min({kApart * distance(range.near), kApart * distance(range.also_near), range.widest});
+    i += static_cast<size_t>(power_of_two_below(std::max(1.0, apart / range.step)));
+  }
+  used.push_back(last);
+  return used;
+}
+
+// The cell (R_i, R_j] keeps P and Q: rise = P - R_i Q is what its upper point has to pay. Masses are rounded
+// outwards, towards more under P and less under Q.
 Points upper_points(const LossPair& pair, const GridRange& range) {
-  const size_t size = static_cast<size_t>(range.last - range.first) + 1;
-  std::vector<double> edges(size + 2), references(size + 1);
-  for (size_t i = 0; i < size; ++i)
-    edges[i + 1] = range.shift + range.step * static_cast<double>(range.first + static_cast<int64_t>(i));
+  const std::vector<size_t> used = used_points(range);
+  std::vector<double> edges(used.size() + 2), references(used.size() + 1);
+  for (size_t i = 0; i < used.size(); ++i)
+    edges[i + 1] =
+        range.shift + range.step * static_cast<double>(range.first + static_cast<int64_t>(used[i]));
   edges.front() = -kInfinity;
   edges.back() = kInfinity;
   references.front() = edges[1];
   std::copy(edges.begin() + 1, edges.end() - 1, references.begin() + 1);
   const std::vector<LossCell> cells = pair.cells(edges, references);
 
-  Points points{std::vector<double>(size, 0.0), pair.infinite()};
+  Points points{std::vector<double>(used.back() + 1, 0.0), pair.infinite()};
   points.mass.front() = cells.front().p + cells.front().p_error;
-  const double span = -std::expm1(-range.step);
-  for (size_t i = 0; i < size; ++i) {
+  for (size_t i = 0; i < used.size(); ++i) {
     const LossCell& cell = cells[i + 1];
-    const bool outermost = i + 1 == size;  // splits between the last point and infinity
+    const bool outermost = i + 1 == used.size();  // splits between the last point and infinity
+    const double span = outermost ? 1 : -std::expm1(-range.step * static_cast<double>(used[i + 1] - used[i]));
     const double p = cell.p + cell.p_error, rise = cell.rise + cell.rise_error + cell.p_error;
-    double high = std::clamp(rise / (outermost ? 1 : span), 0.0, p);
+    double high = range.round_up ? p : std::clamp(rise / span, 0.0, p);
     if (DPFA_PLANT("pld_losses_rounded_down")) high = 0;
-    points.mass[i] += p - high;
-    (outermost ? points.infinite : points.mass[i + 1]) += high;
+    points.mass[used[i]] += p - high;
+    (outermost ? points.infinite : points.mass[used[i + 1]]) += high;
   }
   if (DPFA_PLANT("pld_infinity_mass_dropped")) points.infinite = 0;
   return points;
@@ -52,25 +70,40 @@ Points upper_points(const LossPair& pair, const GridRange& range) {
 
 // Cells around the points, contracted to them. Rounded inwards, towards less under P and more under Q.
 Points lower_points(const LossPair& pair, const GridRange& range) {
-  const size_t size = static_cast<size_t>(range.last - range.first) + 1;
-  std::vector<double> edges(size + 2), references(size + 1);
-  for (size_t i = 0; i <= size; ++i)
-    edges[i] = range.shift + range.step * (static_cast<double>(range.first + static_cast<int64_t>(i)) - 0.5);
+  const std::vector<size_t> used = used_points(range);
+  const auto place = [&](double point) {
+    return range.shift + range.step * (static_cast<double>(range.first) + point);
+  };
+  std::vector<double> edges(used.size() + 2), references(used.size() + 1);
+  edges.front() = place(-0.5);
+  for (size_t i = 0; i < used.size(); ++i) {
+    const double point = static_cast<double>(used[i]);
+    references[i] = place(point);
+    edges[i + 1] = place(i + 1 < used.size() ? (point + static_cast<double>(used[i + 1])) / 2 : point + 0.5);
+  }
   edges.back() = kInfinity;
-  for (size_t i = 0; i < size; ++i) references[i] = edges[i] + range.step / 2;
-  references.back() = references[size - 1];
+  references.back() = references[used.size() - 1];
   const std::vector<LossCell> cells = pair.cells(edges, references);
 
-  std::vector<CurvePoint> curve(size);
-  for (size_t i = 0; i <= size; ++i) {
-    const LossCell& cell = cells[i];
-    CurvePoint& point = curve[std::min(i, size - 1)];
-    const double mass = std::max(0.0, cell.p - cell.rise) + cell.p_error + cell.rise_error;
-    point.mass += mass;
-    // The outermost cell falls to the last point and loses its rise.
-    if (i < size) point.rise += cell.p - cell.p_error - mass;
+  Points points{std::vector<double>(used.back() + 1, 0.0), pair.infinite() * (1 - 1e-12)};
+  for (size_t begin = 0; begin < used.size();) {
+    size_t end = begin + 1;  // of the points at one distance
+    const size_t apart = end < used.size() ? used[end] - used[begin] : 1;
+    while (end < used.size() && used[end] - used[end - 1] == apart) ++end;
+    std::vector<CurvePoint> curve(end - begin);
+    for (size_t i = begin; i < end + (end == used.size() ? 1 : 0); ++i) {
+      const LossCell& cell = cells[i];
+      CurvePoint& point = curve[std::min(i, end - 1) - begin];
+      const double mass = std::max(0.0, cell.p - cell.rise) + cell.p_error + cell.rise_error;
+      point.mass += mass;
+      // The outermost cell falls to the last point and loses its rise.
+      if (i < used.size()) point.rise += cell.p - cell.p_error - mass;
+    }
+    const std::vector<double> mass = contract(std::move(curve), range.step * static_cast<double>(apart), 0);
+    for (size_t i = begin; i < end; ++i) points.mass[used[i]] = mass[i - begin];
+    begin = end;
   }
-  return {contract(curve, range.step, 0), pair.infinite() * (1 - 1e-12)};
+  return points;
 }
 
 double sum_of(const std::vector<double>& values) {
@@ -127,7 +160,9 @@ double concentration(const GridLaw& law, double width, double tilt) {
       p += mass;
       rise += mass * -std::expm1(-over);
     }
-    centre -= std::log1p(-rise / p);
+    const double move = -std::log1p(-rise / p);
+    centre += move;
+    if (std::abs(move) < kUnit * width) break;
   }
   return centre;
 }
@@ -167,6 +202,8 @@ GridLaw coarse_lower(const GridLaw& law, int64_t factor, double tilt) {
 
 }  // namespace
 
+double power_of_two_below(double limit) { return std::ldexp(1.0, std::ilogb(limit)); }
+
 double GridLaw::mean() const {
   double sum = 0, total = 0;
   for (size_t i = 0; i < mass.size(); ++i) sum += mass[i] * static_cast<double>(i), total += mass[i];
@@ -184,32 +221,32 @@ double GridLaw::deviation() const {
   return std::sqrt(sum / total);
 }
 
-double power_of_two_below(double limit) { return std::ldexp(1.0, std::ilogb(limit)); }
-
-DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, double expected_log_mass,
-                        Side side) {
+DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, Side side) {
   const Points points = side == Side::kUpper ? upper_points(pair, range) : lower_points(pair, range);
   DiscreteLoss result{{range.step, range.shift, range.first, points.mass}, 0, 0, points.infinite};
-  double error = 0;
+  // Weights relative to the largest one, which leaves the range of a double where the tilt is large.
+  std::vector<double> exponents(points.mass.size(), -kInfinity);
+  double largest = -kInfinity;
   for (size_t i = 0; i < points.mass.size(); ++i) {
-    const double exponent = tilt * result.law.loss(i) - expected_log_mass;
-    // A mass that underflows where its factor overflows would be lost.
-    const auto tilted = [exponent](double mass) {
-      if (mass == 0) return 0.0;
-      return exponent < 600 ? mass * std::exp(exponent) : std::exp(std::log(mass) + exponent);
-    };
-    double& mass = result.law.mass[i];
-    mass = tilted(mass);
-    // The argument of exp, rounded, and what contraction or the split rounded before.
-    error += mass * (std::abs(exponent) + (exponent < 600 ? 0 : 800) + 16) * 2 * kUnit;
+    if (points.mass[i] == 0) continue;
+    exponents[i] = std::log(points.mass[i]) + tilt * result.law.loss(i);
+    largest = std::max(largest, exponents[i]);
   }
-  const double sum = sum_of(result.law.mass);
-  if (!(sum > 0) || std::isinf(sum)) {
+  double error = 0, sum = 0;
+  for (size_t i = 0; i < points.mass.size(); ++i) {
+    if (points.mass[i] == 0) continue;
+    double& mass = result.law.mass[i];
+    sum += mass = std::exp(exponents[i] - largest);
+    // The argument of exp, rounded, and what contraction or the split rounded before.
+    error += mass * (std::abs(tilt * result.law.loss(i)) + std::abs(exponents[i]) + std::abs(largest) + 40) *
+             2 * kUnit;
+  }
+  if (!(sum > 0)) {
     result.law.mass.clear();
     return result;
   }
   for (double& mass : result.law.mass) mass /= sum;
-  result.log_mass = expected_log_mass + std::log(sum);
+  result.log_mass = largest + std::log(sum);
   result.error = error / sum;
   trim(result.law);
   return result;

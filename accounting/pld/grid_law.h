@@ -8,7 +8,8 @@
 //  - kLower takes, at every R_i, the smaller of the two tangents that touch the curve in the middle of the
 //    cells beside it (for a discrete law: halfway between R_i and its neighbours), and the lower convex hull
 //    of these points. Each chord between two points lies below the tangent of that cell, hence below the
-//    curve.
+//    curve. Stretches of points at different distances are contracted one by one: the curve of events of
+//    disjoint losses is the sum of their curves.
 // Each moves the variance of a smooth law of deviation s by at most about step^2 / 4, upwards or downwards.
 //
 // Steps are powers of two and a grid is coarsened around its index 0, so grids are nested. Index 0 lies at
@@ -41,6 +42,10 @@ double power_of_two_below(double limit);
 struct GridRange {
   double step, shift;
   int64_t first, last;
+  // Around these losses, up to `reach`, every point of the grid is used; farther away fewer and fewer, never
+  // farther apart than `widest` (any points make a valid law).
+  double near = 0, also_near = 0, reach = 0, widest = 0;
+  bool round_up = false;  // each loss to the next point (kUpper), for comparisons
 };
 
 // One release on a grid and in one direction.
@@ -52,9 +57,8 @@ struct DiscreteLoss {
                     // range
 };
 // Losses outside the range: kUpper moves those below to `first` and those above to infinity; kLower drops the
-// former and moves the latter down to `last`. `expected_log_mass` is roughly log E[e^(tilt loss)].
-DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, double expected_log_mass,
-                        Side side);
+// former and moves the latter down to `last`. No mass at all leaves an empty law.
+DiscreteLoss discretise(const LossPair& pair, const GridRange& range, double tilt, Side side);
 
 // Moves the law to the grid of `factor` (a power of two) times its step and returns the log of the factor by
 // which its tilted mass changed.

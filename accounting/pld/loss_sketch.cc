@@ -50,7 +50,7 @@ double LossSketch::log_moment(double tilt) const {
   return peak + std::log(sum);
 }
 
-double LossSketch::deviation(double tilt) const {
+LossSketch::Moments LossSketch::moments(double tilt) const {
   const double log_mass = log_moment(tilt);
   double total = 0, first = 0, second = 0;
   for (const Interval& interval : intervals_) {
@@ -60,7 +60,7 @@ double LossSketch::deviation(double tilt) const {
     second += mass * interval.loss * interval.loss;
   }
   const double mean = first / total;
-  return std::sqrt(std::max(0.0, second / total - mean * mean));
+  return {mean, std::sqrt(std::max(0.0, second / total - mean * mean))};
 }
 
 double LossSketch::top(double mass) const {

@@ -12,7 +12,10 @@ class LossSketch {
   explicit LossSketch(const LossPair& pair);
 
   double log_moment(double tilt) const;  // log E_P[e^(tilt loss)]
-  double deviation(double tilt) const;   // of the loss under the tilted law
+  struct Moments {
+    double mean, deviation;
+  };
+  Moments moments(double tilt) const;  // of the loss under the tilted law
   // A loss above which P has at most `mass`; a loss below which the tilted law has at most `mass`.
   double top(double mass) const;
   double bottom(double mass, double tilt) const;

@@ -6,6 +6,7 @@
 #include <complex>
 #include <limits>
 #include <map>
+#include <numbers>
 
 #include <kissfft/kissfft.hh>
 
@@ -18,7 +19,8 @@ namespace {
 using Complex = std::complex<double>;
 
 constexpr double kUnit = std::numeric_limits<double>::epsilon() / 2;
-constexpr size_t kMostPoints = size_t{1} << 18;
+
+constexpr double kVanished = 1e-30;
 
 const kissfft<double>& transform_of(size_t size) {
   static thread_local std::map<size_t, kissfft<double>> transforms;
@@ -66,30 +68,36 @@ struct Window {
 };
 
 // Outside of it, base^count x rest^rest_count has at most `tail` of its mass.
-// Indices from the sum of all shifts.
-Window window_of(const GridLaw& base, double count, const GridLaw& rest, double rest_count, double tail) {
-  const double centre = base.mean(), rest_centre = rest.mean();
-  const double middle = count * (centre - base.shift) + rest_count * (rest_centre - rest.shift);
-  const double spread =
-      std::sqrt(count * std::pow(base.deviation(), 2) + rest_count * std::pow(rest.deviation(), 2));
-  const double need = std::log(2 / tail);
-  const auto last_of = [](const GridLaw& law) {
-    return law.first + static_cast<int64_t>(law.mass.size()) - 1;
-  };
-  const auto ends = [&](double b, double r) { return static_cast<int64_t>(count * b + rest_count * r); };
+struct Factor {
+  const GridLaw* law;
+  double count;
+};
+
+// Outside of it, the product of the factors has at most `tail` of its mass. Indices from the sum of all
+// shifts.
+Window window_of(const std::vector<Factor>& factors, double tail) {
+  double middle = 0, variance = 0, lowest = 0, highest = 0;
+  std::vector<double> centres;
+  for (const auto& [law, count] : factors) {
+    centres.push_back(law->mean());
+    middle += count * (centres.back() - law->shift);
+    variance += count * std::pow(law->deviation(), 2);
+    lowest += count * static_cast<double>(law->first);
+    highest += count * (static_cast<double>(law->first) + static_cast<double>(law->mass.size()) - 1);
+  }
   // No sum leaves the sum of the ranges.
-  const int64_t lowest = ends(static_cast<double>(base.first), static_cast<double>(rest.first));
-  const int64_t highest = ends(static_cast<double>(last_of(base)), static_cast<double>(last_of(rest)));
-  Window window{lowest, highest};
-  if (spread == 0) return window;
+  Window window{static_cast<int64_t>(lowest), static_cast<int64_t>(highest)};
+  if (variance == 0) return window;
+  const double step = factors.front().law->step, need = std::log(2 / tail);
   for (double sign : {-1.0, 1.0}) {
     const auto reach = [&](double t) {
-      double exponent = need + count * log_moment(base, sign * t, centre);
-      if (rest_count > 0) exponent += rest_count * log_moment(rest, sign * t, rest_centre);
+      double exponent = need;
+      for (size_t i = 0; i < factors.size(); ++i)
+        exponent += factors[i].count * log_moment(*factors[i].law, sign * t, centres[i]);
       return std::isnan(exponent) ? std::numeric_limits<double>::infinity() : exponent / t;
     };
     // The best t of a normal law, and smaller ones for heavier tails.
-    double t = std::sqrt(2 * need) / spread, best = reach(t);
+    double t = std::sqrt(2 * need / variance), best = reach(t);
     for (int i = 0; i < 30; ++i) {
       const double next = reach(t / 2);
       if (std::isfinite(best) && next >= best) break;
@@ -98,7 +106,7 @@ Window window_of(const GridLaw& base, double count, const GridLaw& rest, double 
     }
     best = std::min({best, reach(1.4 * t), reach(t / 1.4)});
     if (!std::isfinite(best)) continue;
-    const double edge = std::clamp((middle + sign * best) / base.step, -9e17, 9e17);
+    const double edge = std::clamp((middle + sign * best) / step, -9e17, 9e17);
     if (sign > 0) window.last = std::min(window.last, static_cast<int64_t>(std::ceil(edge)) + 1);
     if (sign < 0) window.first = std::max(window.first, static_cast<int64_t>(std::floor(edge)) - 1);
   }
@@ -106,6 +114,11 @@ Window window_of(const GridLaw& base, double count, const GridLaw& rest, double 
 }
 
 size_t folded(int64_t index, size_t size) { return static_cast<size_t>(index) & (size - 1); }
+
+void add_folded(const GridLaw& law, Complex factor, std::vector<Complex>& values) {
+  for (size_t i = 0; i < law.mass.size(); ++i)
+    values[folded(law.first + static_cast<int64_t>(i), values.size())] += law.mass[i] * factor;
+}
 
 // What is left of the window after the inverse transform; negative masses are rounding, and 0 is nearer.
 LawProduct read_window(const std::vector<Complex>& values, bool imaginary, const Window& window, double step,
@@ -160,22 +173,20 @@ Spectra multiply_spectra(std::vector<Complex>& values, int64_t count, int64_t re
 }  // namespace
 
 LawProducts multiply(GridLaw base, GridLaw rest, int64_t count, int64_t rest_count, double tail, double tilt,
-                     Side side, Coarsened* coarsened) {
+                     Side side, size_t most_points, Coarsened* coarsened) {
   DPFA_CHECK(base.step == rest.step && rest_count >= 0 && count >= 0);
   Window power_window{0, 0}, rest_window{0, 0};
   for (;;) {
-    if (count > 0) power_window = window_of(base, static_cast<double>(count), rest, 0, tail);
-    rest_window = window_of(base, static_cast<double>(rest_count), rest, 1, tail);
-    if (std::max(power_window.size(), rest_window.size()) <= kMostPoints) break;
+    if (count > 0) power_window = window_of({{&base, static_cast<double>(count)}}, tail);
+    rest_window = window_of({{&base, static_cast<double>(rest_count)}, {&rest, 1}}, tail);
+    if (std::max(power_window.size(), rest_window.size()) <= most_points) break;
     coarsened->base += coarsen(base, 2, tilt, side);
     coarsened->rest += coarsen(rest, 2, tilt, side);
   }
   const size_t size = std::bit_ceil(std::max({power_window.size(), rest_window.size(), size_t{4}}));
   std::vector<Complex> values(size), spectrum(size);
-  for (size_t i = 0; i < base.mass.size(); ++i)
-    values[folded(base.first + static_cast<int64_t>(i), size)] += base.mass[i];
-  for (size_t i = 0; i < rest.mass.size(); ++i)
-    values[folded(rest.first + static_cast<int64_t>(i), size)] += Complex(0, rest.mass[i]);
+  add_folded(base, Complex(1), values);
+  add_folded(rest, Complex(0, 1), values);
   transform_of(size).transform(values.data(), spectrum.data());
   // Each frequency of either law is wrong by at most `unit`: two laws of sum 1, and folding and unpacking.
   const double once = transform_error(size), unit = 2.01 * once + 16 * kUnit;
@@ -200,6 +211,66 @@ LawProducts multiply(GridLaw base, GridLaw rest, int64_t count, int64_t rest_cou
                             static_cast<double>(rest_count) * base.shift + rest.shift);
   result.rest.error = error(sums.rest_change, sums.rest_size, static_cast<double>(rest_count + 1)) /
                       std::exp(result.rest.log_sum);
+  return result;
+}
+
+LawProduct multiply_all(const std::vector<LawGroup>& groups, double tail) {
+  std::vector<Factor> factors;
+  double shift = 0;
+  for (const LawGroup& group : groups) {
+    factors.push_back({&group.law, static_cast<double>(group.count)});
+    shift += static_cast<double>(group.count) * group.law.shift;
+  }
+  const Window window = window_of(factors, tail);
+  const size_t size = std::bit_ceil(std::max(window.size(), size_t{4}));
+  const double once = transform_error(size), unit = 2.01 * once + 16 * kUnit;
+  std::vector<Complex> product(size / 2 + 1, Complex(1)), values(size), spectrum(size);
+  std::vector<double> change(size / 2 + 1, 0.0);  // bound on the error of `product`
+  double products = 0;
+  for (size_t i = 0; i < groups.size(); i += 2) {
+    // Two laws share a transform.
+    const LawGroup* pair[] = {&groups[i], i + 1 < groups.size() ? &groups[i + 1] : nullptr};
+    std::fill(values.begin(), values.end(), Complex(0));
+    for (int j = 0; j < 2; ++j) {
+      if (pair[j] == nullptr) continue;
+      add_folded(pair[j]->law, j == 0 ? Complex(1) : Complex(0, 1), values);
+      products += static_cast<double>(pair[j]->count);
+    }
+    transform_of(size).transform(values.data(), spectrum.data());
+    for (size_t k = 0; k <= size / 2; ++k) {
+      const double frequency = 2 * std::numbers::pi * static_cast<double>(k) / static_cast<double>(size);
+      const Complex a = spectrum[k], b = std::conj(spectrum[(size - k) & (size - 1)]);
+      const auto take = [&](const Complex& one, const LawGroup& group) {
+        // Laws have sum 1, so what is nearly 0 stays so.
+        if (std::abs(product[k]) + change[k] < kVanished) {
+          change[k] = kVanished;
+          product[k] = 0;
+          return;
+        }
+        const double length = std::abs(one), bound = length + unit, less = power(bound, group.count - 1);
+        const double wrong =
+            static_cast<double>(group.count) * unit * less + group.change(frequency, length, unit);
+        change[k] = change[k] * (less * bound + wrong) + std::abs(product[k]) * wrong;
+        product[k] *= power(one, group.count);
+      };
+      take(0.5 * (a + b), *pair[0]);
+      if (pair[1] != nullptr) take(Complex(0, -0.5) * (a - b), *pair[1]);
+    }
+  }
+  double change_sum = 0, size_sum = 0;
+  for (size_t k = 0; k <= size / 2; ++k) {
+    const double weight = k == 0 || k == size / 2 ? 1 : 2;
+    change_sum += weight * change[k] * change[k];
+    size_sum += weight * std::norm(product[k]);
+    spectrum[k] = std::conj(product[k]);
+    spectrum[(size - k) & (size - 1)] = product[k];
+  }
+  transform_of(size).transform(spectrum.data(), values.data());
+  LawProduct result = read_window(values, false, window, groups.front().law.step, shift);
+  result.error = 1.01 *
+                 (std::sqrt(change_sum) + (4 * products * kUnit + once) * std::sqrt(size_sum) + 2 * tail) /
+                 std::exp(result.log_sum);
+  if (DPFA_PLANT("pld_untilted_without_allowance")) result.error = 0;
   return result;
 }
 

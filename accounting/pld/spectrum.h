@@ -2,9 +2,12 @@
 // window do.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "accounting/pld/grid_law.h"
+#include "accounting/pld/law_group.h"
 
 namespace dpfa::accounting {
 
@@ -21,14 +24,19 @@ struct LawProducts {
   LawProduct rest;   // base^rest_count x rest
 };
 
-// Both on the step of the arguments, which must be the same. `tail` bounds the mass outside the returned
-// windows (Chernoff's bound on the laws themselves), which also is what the cyclic transform folds into them.
-// Where a window would need more than `most_points`, the arguments are coarsened to `side` first (the caller
-// sees a larger step; `coarsened` gets the log of the factor of base's tilted mass and of rest's).
+// The factors by which coarsening changed the tilted masses, as logarithms.
 struct Coarsened {
   double base = 0, rest = 0;
 };
+
+// Both on the step of the arguments, which must be the same. `tail` bounds the mass outside the returned
+// windows (Chernoff's bound on the laws themselves), which also is what the cyclic transform folds into them.
+// Where a window would need more than `most_points`, the arguments are coarsened to `side` first: the caller
+// sees a larger step.
 LawProducts multiply(GridLaw base, GridLaw rest, int64_t count, int64_t rest_count, double tail, double tilt,
-                     Side side, Coarsened* coarsened);
+                     Side side, size_t most_points, Coarsened* coarsened);
+
+// The product of all laws of all groups, which have one step. What the means change is part of the error.
+LawProduct multiply_all(const std::vector<LawGroup>& groups, double tail);
 
 }  // namespace dpfa::accounting

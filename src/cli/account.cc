@@ -25,7 +25,7 @@ using accounting::PoissonSampledGaussianEvent;
 using nlohmann::json;
 
 constexpr const char* kHelp =
-    "usage: dpfa account epsilon|delta|noise-multiplier|steps|sample-rate|check ... [--json]\n"
+    "usage: dpfa account epsilon|delta|trade-off|noise-multiplier|steps|sample-rate|check ... [--json]\n"
     "The privacy calculator: for Poisson-sampled Gaussian steps, neighbouring relation add_or_remove_one,\n"
     "or for any list of events. Every epsilon is an upper bound rounded up, printed with a lower bound "
     "below\n"
@@ -34,6 +34,7 @@ constexpr const char* kHelp =
     "                    --events FILE --delta D [--repeat_mean M [--repeat_shape H]]\n"
     "  delta             --sample_rate Q --noise_multiplier S --steps T --epsilon E\n"
     "                    --events FILE --epsilon E\n"
+    "  trade-off         as epsilon, [--fpr F] in place of delta: largest true-positive rates\n"
     "  noise-multiplier  --target_epsilon E --target_delta D --sample_rate Q --steps T\n"
     "  steps             --target_epsilon E --target_delta D --sample_rate Q --noise_multiplier S\n"
     "  sample-rate       --target_epsilon E --target_delta D --noise_multiplier S --steps T\n"
@@ -207,6 +208,30 @@ int run_delta(const Arguments& arguments) {
   return 0;
 }
 
+int run_trade_off(const Arguments& arguments) {
+  Parameters p;
+  double fpr = 0;
+  Options o =
+      options("trade-off", "(--sample_rate Q --noise_multiplier S --steps T | --events FILE) [--fpr F]",
+              std::string("The largest true-positive rate that any test of whether a record was used can "
+                          "reach, by false-positive rate.") +
+                  kEventsHelp);
+  add_charges(o, p), add_json(o, p);
+  o.add("fpr", &fpr, "this false-positive rate alone, from 0 to 1 (default 0: a table)");
+  if (!o.parse(arguments)) return 0;
+  resolve(p);
+  std::vector<double> rates = {fpr};
+  if (fpr == 0) rates = {1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5};
+  nlohmann::json curve = nlohmann::json::array();
+  for (const double rate : rates) {
+    const double bound = accounting::true_positive_rate_bound(p.charges, rate);
+    curve.push_back({{"fpr", rate}, {"tpr", bound}});
+    if (!p.json) std::cout << "fpr " << text_of(rate) << "  tpr at most " << text_of(bound) << "\n";
+  }
+  if (p.json) std::cout << nlohmann::json{{"trade_off", curve}}.dump() << "\n";
+  return 0;
+}
+
 void add_target(Options& o, Parameters& p) {
   o.require("target_epsilon", &p.epsilon, "the result has at most this epsilon");
   o.require("target_delta", &p.delta, "at this delta");
@@ -305,13 +330,14 @@ int run_account(const Arguments& arguments) {
   const Arguments rest(arguments.begin() + (arguments.empty() ? 0 : 1), arguments.end());
   if (verb == "epsilon") return run_epsilon(rest);
   if (verb == "delta") return run_delta(rest);
+  if (verb == "trade-off" || verb == "trade_off") return run_trade_off(rest);
   if (verb == "noise-multiplier" || verb == "noise_multiplier") return run_noise_multiplier(rest);
   if (verb == "steps") return run_steps(rest);
   if (verb == "sample-rate" || verb == "sample_rate") return run_sample_rate(rest);
   if (verb == "check") return run_check(rest);
   throw ConfigError(
       (verb.empty() ? std::string("dpfa account needs a verb") : "dpfa account has no verb '" + verb + "'") +
-      ": epsilon, delta, noise-multiplier, steps, sample-rate or check (--help explains them)");
+      ": epsilon, delta, trade-off, noise-multiplier, steps, sample-rate or check (--help explains them)");
 }
 
 }  // namespace dpfa::cli
