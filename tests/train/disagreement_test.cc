@@ -30,6 +30,8 @@ class AlteredWorld : public comm::Communicator {
     world().all_reduce_sum(values);
   }
   void all_reduce_sum(std::span<int64_t> values) override { world().all_reduce_sum(values); }
+  void all_reduce_sum(std::span<uint32_t> values) override { world().all_reduce_sum(values); }
+  void all_reduce_sum(std::span<uint64_t> values) override { world().all_reduce_sum(values); }
   void all_reduce_sum(std::span<float> values) override { world().all_reduce_sum(values); }
   void all_reduce_max(std::span<int64_t> values) override { world().all_reduce_max(values); }
   void broadcast(std::span<std::byte> bytes, int root) override {
