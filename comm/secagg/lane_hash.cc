@@ -3,15 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/random/chacha20.h"
-
-// One source, compiled for several instruction sets: integers, so all give the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define DPFA_INTEGER_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
-#else
-#define DPFA_INTEGER_CLONES
-#endif
 
 namespace dpfa::comm::secagg {
 namespace {
@@ -34,7 +27,7 @@ struct Products {
 };
 
 // |lane| <= 2^31, limb < 2^21, at most 2^9 of them: below 2^61.
-DPFA_INTEGER_CLONES
+DPFA_CLONES
 Products inner_products(const int32_t* lanes, const int32_t* first, const int32_t* second, size_t count) {
   constexpr size_t n = LaneHash::kBlock;
   int64_t a0 = 0, a1 = 0, a2 = 0, b0 = 0, b1 = 0, b2 = 0;

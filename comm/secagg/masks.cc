@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 #include "src/base/random/chacha20.h"
 
@@ -14,6 +15,29 @@ namespace {
 
 // Stream words made at once: they stay in the first cache level until they are added.
 constexpr size_t kStreamWords = 2048;
+
+// words[i] += word i of `stream`, the stream's words low first.
+template <typename Word>
+[[gnu::always_inline]] inline void combine(const uint32_t* stream, bool subtract, Word* words, size_t count) {
+  static_assert(std::endian::native == std::endian::little);
+  const auto mask = [&](size_t i) {
+    Word word;
+    std::memcpy(&word, stream + i * (sizeof(Word) / sizeof(uint32_t)), sizeof(Word));
+    return word;
+  };
+  if (subtract) {
+    for (size_t i = 0; i < count; ++i) words[i] -= mask(i);
+  } else {
+    for (size_t i = 0; i < count; ++i) words[i] += mask(i);
+  }
+}
+
+DPFA_CLONES void combine_all(const uint32_t* stream, bool subtract, uint32_t* words, size_t count) {
+  combine(stream, subtract, words, count);
+}
+DPFA_CLONES void combine_all(const uint32_t* stream, bool subtract, uint64_t* words, size_t count) {
+  combine(stream, subtract, words, count);
+}
 
 }  // namespace
 
@@ -29,23 +53,15 @@ void Masks::add_key(const StreamKey& key, bool subtract) { keys_.push_back({key,
 
 template <typename Word>
 void Masks::apply_words(uint64_t nonce, uint64_t first, std::span<Word> words) const {
-  static_assert(std::endian::native == std::endian::little, "two stream words are read as one, low first");
   constexpr size_t kRatio = sizeof(Word) / sizeof(uint32_t), kPart = kStreamWords / kRatio;
   alignas(64) std::array<uint32_t, kStreamWords> stream;
   for (size_t begin = 0; begin < words.size(); begin += kPart) {
     const std::span<Word> part = words.subspan(begin, std::min(kPart, words.size() - begin));
+    // Fetched from memory while the first stream is made.
+    for (size_t i = 0; i < part.size(); i += 64 / sizeof(Word)) __builtin_prefetch(&part[i], 1);
     for (const Key& key : keys_) {
       fill_words(key.key, nonce, (first + begin) * kRatio, std::span(stream).first(part.size() * kRatio));
-      const auto mask = [&](size_t i) {
-        Word word;
-        std::memcpy(&word, stream.data() + kRatio * i, sizeof(Word));
-        return word;
-      };
-      if (key.subtract) {
-        for (size_t i = 0; i < part.size(); ++i) part[i] -= mask(i);
-      } else {
-        for (size_t i = 0; i < part.size(); ++i) part[i] += mask(i);
-      }
+      combine_all(stream.data(), key.subtract, part.data(), part.size());
     }
   }
   explicit_bzero(stream.data(), sizeof(stream));
