@@ -57,8 +57,10 @@ void Masks::apply_words(uint64_t nonce, uint64_t first, std::span<Word> words) c
   alignas(64) std::array<uint32_t, kStreamWords> stream;
   for (size_t begin = 0; begin < words.size(); begin += kPart) {
     const std::span<Word> part = words.subspan(begin, std::min(kPart, words.size() - begin));
-    // Fetched from memory while the first stream is made.
-    for (size_t i = 0; i < part.size(); i += 64 / sizeof(Word)) __builtin_prefetch(&part[i], 1);
+    // The next part is fetched from memory while the streams of this one are made.
+    const std::span<Word> next =
+        words.subspan(begin + part.size()).first(std::min(kPart, words.size() - begin - part.size()));
+    for (size_t i = 0; i < next.size(); i += 64 / sizeof(Word)) __builtin_prefetch(&next[i], 1);
     for (const Key& key : keys_) {
       fill_words(key.key, nonce, (first + begin) * kRatio, std::span(stream).first(part.size() * kRatio));
       combine_all(stream.data(), key.subtract, part.data(), part.size());

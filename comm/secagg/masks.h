@@ -15,6 +15,10 @@
 
 #include "src/base/stream_key.h"
 
+namespace dpfa::test {
+struct MasksAccess;  // tests/support/secagg_keys.h: what the keys look like
+}
+
 namespace dpfa::comm::secagg {
 
 // step | attempt << 32. Throws InternalError where one of the two is negative or beyond 32 bits.
@@ -30,6 +34,7 @@ class Masks {
   void apply(uint64_t nonce, uint64_t first, std::span<uint64_t> words) const;
 
  private:
+  friend struct test::MasksAccess;
   struct Key {
     StreamKey key;
     bool subtract;
