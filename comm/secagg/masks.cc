@@ -13,8 +13,9 @@
 namespace dpfa::comm::secagg {
 namespace {
 
-// Stream words made at once: they stay in the first cache level until they are added.
-constexpr size_t kStreamWords = 2048;
+// Stream words made at once: they are still in the first cache level when they are added, and few enough for
+// the processor to fetch the contribution from memory meanwhile.
+constexpr size_t kStreamWords = 512;
 
 // words[i] += word i of `stream`, the stream's words low first.
 template <typename Word>
@@ -57,10 +58,6 @@ void Masks::apply_words(uint64_t nonce, uint64_t first, std::span<Word> words) c
   alignas(64) std::array<uint32_t, kStreamWords> stream;
   for (size_t begin = 0; begin < words.size(); begin += kPart) {
     const std::span<Word> part = words.subspan(begin, std::min(kPart, words.size() - begin));
-    // The next part is fetched from memory while the streams of this one are made.
-    const std::span<Word> next =
-        words.subspan(begin + part.size()).first(std::min(kPart, words.size() - begin - part.size()));
-    for (size_t i = 0; i < next.size(); i += 64 / sizeof(Word)) __builtin_prefetch(&next[i], 1);
     for (const Key& key : keys_) {
       fill_words(key.key, nonce, (first + begin) * kRatio, std::span(stream).first(part.size() * kRatio));
       combine_all(stream.data(), key.subtract, part.data(), part.size());
