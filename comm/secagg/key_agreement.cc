@@ -25,15 +25,25 @@ std::vector<T> gather(Communicator& communicator, const T& mine) {
   return all;
 }
 
-// All ranks go on or none does. A rank that found a problem stops whatever the network tells the others.
+// All ranks go on, or all throw the same sentence. A rank that found a problem throws whatever the network
+// tells it about the others.
 template <typename ErrorType>
 void settle(Communicator& communicator, const std::string& problem) {
-  int64_t failed = problem.empty() ? 0 : communicator.rank() + 1;
-  communicator.all_reduce_max(std::span(&failed, 1));
-  if (!problem.empty()) throw ErrorType("no keys were agreed on: " + problem + ". No gradient was sent");
-  if (failed != 0)
-    throw ErrorType("no keys were agreed on: rank " + std::to_string(failed - 1) +
-                    " found a problem and names it in its own message. No gradient was sent");
+  struct Report {
+    char text[512] = {};
+  };
+  Report mine;
+  std::strncpy(mine.text, problem.c_str(), sizeof(mine.text) - 1);
+  std::string first = problem;
+  std::vector<Report> reports = gather(communicator, mine);
+  for (auto report = reports.rbegin(); report != reports.rend(); ++report) {
+    report->text[sizeof(report->text) - 1] = '\0';
+    if (report->text[0] != '\0') first = report->text;
+  }
+  // Another rank's words go to a terminal: no control characters.
+  std::replace_if(
+      first.begin(), first.end(), [](unsigned char c) { return c < ' ' || c > '~'; }, '?');
+  if (!first.empty()) throw ErrorType("no keys were agreed on: " + first + ". No gradient was sent");
 }
 
 // The ephemeral X25519 pair of this process.

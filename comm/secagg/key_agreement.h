@@ -35,8 +35,8 @@ struct SessionKeys {
   Secret group;  // of all ranks
 };
 
-// Collective. Throws on every rank: ConfigError where identities, allow-lists or terms do not fit (each rank
-// names what it saw), IntegrityError where keys cannot be made or confirmed.
+// Collective. Throws on every rank, in the same words: ConfigError where identities, allow-lists or terms do
+// not fit, IntegrityError where keys cannot be made or confirmed.
 SessionKeys agree_on_keys(Communicator& communicator, const Identity& identity, const AllowList& allow_list,
                           int colluding_ranks, const Terms& terms);
 

@@ -26,8 +26,8 @@ class LaneHash {
 
   // The points of slice `slice` of the step with this nonce: words 4 slice .. 4 slice + 3 of the stream.
   LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice);
-  LaneHash(const LaneHash&) = default;  // a second hash at the same points costs no new tables
-  LaneHash& operator=(const LaneHash&) = default;
+  LaneHash(const LaneHash&) = delete;
+  LaneHash& operator=(const LaneHash&) = delete;
   ~LaneHash();
 
   // The next lanes of the slice. Every call but the last brings a multiple of kBlock lanes.

@@ -17,8 +17,8 @@ struct Avx512 {
   DPFA_LANE static U64 load64(const uint64_t* p) { return _mm512_loadu_si512(p); }
   DPFA_LANE static void store(uint32_t* p, U32 v) { _mm512_storeu_si512(p, v); }
   DPFA_LANE static void store(double* p, F64 v) { _mm512_storeu_pd(p, v); }
-  // Word i of block `lane` is lane `lane` of x[i]. Rows of four words first: in four[i][e] the 128-bit quarter
-  // L holds the words 4 i .. 4 i + 3 of block 4 L + e.
+  // Word i of block `lane` is lane `lane` of x[i]. Rows of four words first: in four[i][e] the 128-bit
+  // quarter L holds the words 4 i .. 4 i + 3 of block 4 L + e.
   DPFA_LANE static void store_blocks(uint32_t* out, const U32 (&x)[16]) {
     U32 four[4][4];
     for (int i = 0; i < 4; ++i) {
