@@ -24,7 +24,7 @@ using comm::secagg::SessionKeys;
 
 struct Spec {
   std::string mode = "masked";
-  int64_t elements = 10000000, lane_bits = 32, colluding_ranks = 1, repeats = 5;
+  int64_t elements = 10000000, lane_bits = 32, colluding_ranks = 1, repeats = 3;
   std::optional<double> stddev;
   bool json = false;
 };
