@@ -101,7 +101,8 @@ double exact_rdp(const SumLaw<double>& law, double q, const std::vector<int>& sh
   return std::log(sum) / (order - 1);
 }
 
-double norm(const std::vector<int>& shift) {
+template <typename T>
+double norm(const std::vector<T>& shift) {
   return std::sqrt(std::inner_product(shift.begin(), shift.end(), shift.begin(), 0.0));
 }
 
@@ -139,10 +140,6 @@ void for_each_dither(const std::vector<double>& contribution, const Use& use) {
     }
     if (probability > 0) use(shift, probability);
   }
-}
-
-double norm(const std::vector<double>& contribution) {
-  return std::sqrt(std::inner_product(contribution.begin(), contribution.end(), contribution.begin(), 0.0));
 }
 
 const std::vector<std::vector<double>> kContributions = {
