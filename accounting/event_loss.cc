@@ -14,6 +14,16 @@ MaybePair pair_of(const PoissonSampledGaussianEvent& e) {
   return LossPair::sampled_gaussian(e.sample_rate, e.noise_multiplier / e.sensitivity);
 }
 
+MaybePair pair_of(const NoiseSharesEvent& e) {
+  return LossPair::sampled_gaussian(e.sample_rate, dominating_noise_multiplier(e));
+}
+
+MaybePair pair_of(const PoissonSampledDiscreteGaussianEvent& e) {
+  if (e.sigma < kSmallestShare) return {};
+  return pair_of(NoiseSharesEvent{e.sample_rate, e.sigma, 1, 0, e.sensitivity, e.rounded_dimension,
+                                  e.dimension, e.relation});
+}
+
 MaybePair pair_of(const TruncatedPoissonGaussianEvent& e) {
   const double full = truncation_probability(e), noise = e.noise_multiplier / e.sensitivity;
   return LossPair::mixture({{1 - full, LossPair::sampled_gaussian(e.sample_rate, noise)},
