@@ -54,16 +54,16 @@ constexpr int kLowBits = 31;
 
 }  // namespace
 
-SecureSum::SecureSum(Communicator& communicator, LaneLayout layout, SessionKeys keys)
-    : SecureSum(communicator, layout) {
+SecureSum::SecureSum(Communicator& communicator, int lane_bits, SessionKeys keys)
+    : SecureSum(communicator, lane_bits) {
   points_ = hkdf_expand(keys.group, Context("dpfa/secagg/points").bytes()).stream_key();
   verdicts_ = hkdf_expand(keys.group, Context("dpfa/secagg/verdicts").bytes());
   keys_.emplace(std::move(keys));
 }
 
-SecureSum::SecureSum(Communicator& communicator, LaneLayout layout)
-    : communicator_(communicator), layout_(layout) {
-  layout.check();
+SecureSum::SecureSum(Communicator& communicator, int lane_bits)
+    : communicator_(communicator), lane_bits_(lane_bits) {
+  LaneLayout{lane_bits, 0}.check();
 }
 
 void SecureSum::check_order(int64_t step, int64_t attempt) {
@@ -75,19 +75,19 @@ void SecureSum::check_order(int64_t step, int64_t attempt) {
 }
 
 void SecureSum::sum(int64_t step, int64_t attempt, std::span<int32_t> lanes, const Prepare& prepare) {
-  DPFA_CHECK(static_cast<int64_t>(lanes.size()) == layout_.lanes, lanes.size(), " lanes of ", layout_.lanes);
   const uint64_t nonce = nonce_of(step, attempt);
   check_order(step, attempt);
+  const LaneLayout layout{lane_bits_, static_cast<int64_t>(lanes.size())};
+  const auto words = static_cast<size_t>(layout.words());
   bool good = false;
-  if (layout_.bits == 32) {
+  if (lane_bits_ == 32) {
     // Lanes are words: signed and unsigned integers of one width may share memory.
-    good =
-        sum_words(nonce, lanes, std::span(reinterpret_cast<uint32_t*>(lanes.data()), lanes.size()), prepare);
-  } else if (layout_.word_bits() == 32) {
-    words32_.resize(static_cast<size_t>(layout_.words()));
+    good = sum_words(nonce, lanes, std::span(reinterpret_cast<uint32_t*>(lanes.data()), words), prepare);
+  } else if (layout.word_bits() == 32) {
+    words32_.resize(words);
     good = sum_words(nonce, lanes, std::span(words32_), prepare);
   } else {
-    words64_.resize(static_cast<size_t>(layout_.words()));
+    words64_.resize(words);
     good = sum_words(nonce, lanes, std::span(words64_), prepare);
   }
   if (good) return;
@@ -100,8 +100,8 @@ void SecureSum::sum(int64_t step, int64_t attempt, std::span<int32_t> lanes, con
 template <typename Word>
 bool SecureSum::sum_words(uint64_t nonce, std::span<int32_t> lanes, std::span<Word> words,
                           const Prepare& prepare) {
-  const size_t per_word = static_cast<size_t>(layout_.lanes_per_word());
-  const bool shared_memory = layout_.bits == 32;
+  const bool shared_memory = lane_bits_ == 32;
+  const size_t per_word = 8 * sizeof(Word) / static_cast<size_t>(lane_bits_);
   const auto for_each_chunk = [&](const auto& call) {
     for (size_t first = 0; first < lanes.size(); first += kChunk) {
       const std::span<int32_t> chunk = lanes.subspan(first, std::min<size_t>(kChunk, lanes.size() - first));

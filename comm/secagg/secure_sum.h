@@ -32,13 +32,14 @@ class SecureSum {
   // for every lane, in ascending order. A plain sum passes nothing.
   using Prepare = std::function<void(int64_t first, std::span<int32_t> lanes)>;
 
-  // masked; plaintext. Throws ConfigError for a layout that does not exist.
-  SecureSum(Communicator& communicator, LaneLayout layout, SessionKeys keys);
-  SecureSum(Communicator& communicator, LaneLayout layout);
+  // masked; plaintext. Throws ConfigError for lanes of another width than lane_layout.h knows.
+  SecureSum(Communicator& communicator, int lane_bits, SessionKeys keys);
+  SecureSum(Communicator& communicator, int lane_bits);
 
   bool masked() const { return keys_.has_value(); }
 
-  // Collective. lanes := sum over ranks of the lanes, for sums within the lane's range.
+  // Collective. lanes := sum over ranks of the lanes, for sums within the lane's range. Every rank brings the
+  // same number of them.
   // (step, attempt) must be larger than at every call before, in lexicographic order, or InternalError is
   // thrown before anything is sent: a pad serves once. A failed sum is not repeated: the next one is a new
   // step with a new draw, new noise and a new charge. Throws IntegrityError on every rank alike where the sum
@@ -56,7 +57,7 @@ class SecureSum {
   bool all_verify(uint64_t nonce, bool good, const Totals& totals);
 
   Communicator& communicator_;
-  LaneLayout layout_;
+  int lane_bits_;
   std::optional<SessionKeys> keys_;
   std::optional<StreamKey> points_;
   std::optional<Secret> verdicts_;

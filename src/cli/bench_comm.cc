@@ -88,12 +88,12 @@ class CommBench {
         layout_{static_cast<int>(spec.lane_bits), spec.elements},
         lanes_(spec.elements),
         contribution_(spec, layout_),
-        plain_(world, layout_) {}
+        plain_(world, layout_.bits) {}
 
   std::vector<BenchResult> run() {
     if (spec_.mode == "masked") {
       keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
-      masked_.emplace(world_, layout_, *keys_);
+      masked_.emplace(world_, layout_.bits, *keys_);
       secure_sums("comm/masked", contribution_.gradient_and_noise());
       secure_sums("comm/masked-without-noise", contribution_.gradient());
       masks_alone();

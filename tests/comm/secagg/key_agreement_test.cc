@@ -29,7 +29,7 @@ TEST(KeyAgreement, GivesKeysWhoseMasksCancel) {
     const Members members(ranks);
     for (int colluders = 0; colluders < ranks; ++colluders)
       ThreadWorld(ranks).run([&](Communicator& world) {
-        SecureSum sum(world, {32, 100},
+        SecureSum sum(world, 32,
                       agree_on_keys(world, members.identities[static_cast<size_t>(world.rank())],
                                     members.allow_list, colluders, kTerms));
         std::vector<int32_t> lanes(100, world.rank() + 1);
@@ -45,7 +45,7 @@ std::vector<uint32_t> words_sent_by(int rank, const Members& members) {
     if (receiver == 0 && operation == "sum32") words = testing::words_of(parts[static_cast<size_t>(rank)]);
   });
   world.run([&](Communicator& communicator) {
-    SecureSum sum(communicator, {32, 5000},
+    SecureSum sum(communicator, 32,
                   agree_on_keys(communicator, members.identities[static_cast<size_t>(communicator.rank())],
                                 members.allow_list, 1, kTerms));
     std::vector<int32_t> lanes(5000);

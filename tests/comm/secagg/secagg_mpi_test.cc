@@ -61,7 +61,7 @@ TEST_F(SecureSumOfProcesses, IsExactForAllWidthsAndSizes) {
     for (const int bits : {16, 21, 32})
       for (const int64_t size : {1, 1001, 200003}) {
         const LaneLayout layout{bits, size};
-        SecureSum sum(world(), layout, agree(colluders));
+        SecureSum sum(world(), layout.bits, agree(colluders));
         for (int64_t step = 0; step < 2; ++step) {
           std::vector<int32_t> lanes = contribution(world().rank(), layout);
           sum.sum(step, 0, lanes);
@@ -90,7 +90,7 @@ TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereOneHasAnotherKey) {
   for (int wrong = 0; wrong < world().size(); ++wrong) {
     SessionKeys keys = agree(1);
     if (world().rank() == wrong) keys.lanes.add_key(StreamKey({1}), false);
-    SecureSum sum(world(), {32, 1000}, std::move(keys));
+    SecureSum sum(world(), 32, std::move(keys));
     std::vector<int32_t> lanes(1000, 1);
     EXPECT_THROW(sum.sum(0, 0, lanes), IntegrityError) << "rank " << wrong;
     EXPECT_EQ(lanes, std::vector<int32_t>(1000));
@@ -98,7 +98,7 @@ TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereOneHasAnotherKey) {
 }
 
 TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereALaneWraps) {
-  SecureSum sum(world(), {16, 1000}, agree(1));
+  SecureSum sum(world(), 16, agree(1));
   std::vector<int32_t> lanes(1000, 1);
   if (world().rank() < 2) lanes[7] = 1 << 14;  // together 2^15 and more
   EXPECT_THROW(sum.sum(0, 0, lanes), IntegrityError);

@@ -45,7 +45,7 @@ TEST(SecureSum, IsExactForAnyRanksWidthsSizesAndColluders) {
         const LaneLayout layout{bits, size};
         const Lanes expected = expected_sum(ranks, layout);
         ThreadWorld(ranks).run([&](Communicator& world) {
-          SecureSum sum(world, layout, fixed_session(world.rank(), ranks, std::min(2, ranks - 1)));
+          SecureSum sum(world, layout.bits, fixed_session(world.rank(), ranks, std::min(2, ranks - 1)));
           for (int64_t step = 0; step < 2; ++step) {
             Lanes lanes = contribution(world.rank(), ranks, layout);
             sum.sum(step, 0, lanes);
@@ -59,7 +59,7 @@ TEST(SecureSum, InPlaintextIsTheSameSumWithoutMasks) {
   for (const int bits : {16, 21, 32}) {
     const LaneLayout layout{bits, 1000};
     ThreadWorld(3).run([&](Communicator& world) {
-      SecureSum sum(world, layout);
+      SecureSum sum(world, layout.bits);
       EXPECT_FALSE(sum.masked());
       Lanes lanes = contribution(world.rank(), 3, layout);
       sum.sum(0, 0, lanes);
@@ -71,7 +71,7 @@ TEST(SecureSum, InPlaintextIsTheSameSumWithoutMasks) {
 TEST(SecureSum, PreparesEveryLaneOnceAndInOrderBeforeItIsMasked) {
   const LaneLayout layout{32, 8000};
   ThreadWorld(3).run([&](Communicator& world) {
-    SecureSum sum(world, layout, fixed_session(world.rank(), 3));
+    SecureSum sum(world, layout.bits, fixed_session(world.rank(), 3));
     Lanes lanes(8000, 1);
     int64_t next = 0;
     sum.sum(0, 0, lanes, [&](int64_t first, std::span<int32_t> part) {
@@ -93,7 +93,7 @@ std::vector<ThreadWorld::Parts> captured(int ranks, LaneLayout layout, int steps
     if (receiver == 0 && operation == kind) sent.push_back(parts);
   });
   world.run([&](Communicator& communicator) {
-    SecureSum sum(communicator, layout, fixed_session(communicator.rank(), ranks));
+    SecureSum sum(communicator, layout.bits, fixed_session(communicator.rank(), ranks));
     for (int64_t step = 0; step < steps; ++step) {
       Lanes lanes = plain;
       sum.sum(step, 0, lanes);
@@ -138,7 +138,7 @@ TEST(SecureSum, BytesOnTheWireAreThoseOfTheLayoutAndASlicesHashes) {
       if (receiver == 0) bytes += parts[0].size();
     });
     world.run([&](Communicator& communicator) {
-      SecureSum sum(communicator, layout, fixed_session(communicator.rank(), 2));
+      SecureSum sum(communicator, layout.bits, fixed_session(communicator.rank(), 2));
       Lanes lanes(6000);
       sum.sum(0, 0, lanes);
     });
@@ -148,7 +148,7 @@ TEST(SecureSum, BytesOnTheWireAreThoseOfTheLayoutAndASlicesHashes) {
 
 TEST(SecureSum, RefusesAPadThatMayHaveBeenUsed) {
   ThreadWorld(2).run([&](Communicator& world) {
-    SecureSum sum(world, {32, 10}, fixed_session(world.rank(), 2));
+    SecureSum sum(world, 32, fixed_session(world.rank(), 2));
     Lanes lanes(10, 1);
     sum.sum(5, 0, lanes);
     sum.sum(5, 1, lanes);
@@ -157,8 +157,6 @@ TEST(SecureSum, RefusesAPadThatMayHaveBeenUsed) {
     EXPECT_THROW(sum.sum(4, 9, lanes), InternalError);
     sum.sum(6, 0, lanes);
     EXPECT_EQ(lanes, Lanes(10, 8));
-    Lanes other(11);
-    EXPECT_THROW(sum.sum(7, 0, other), InternalError);
   });
 }
 
@@ -168,7 +166,7 @@ void expect_void(int ranks, LaneLayout layout, const ThreadWorld::Wire& wire,
   const Lanes zeros(static_cast<size_t>(layout.lanes));
   std::atomic<int> refusals = 0;
   ThreadWorld(ranks, wire).run([&](Communicator& world) {
-    SecureSum sum(world, layout, keys(world.rank()));
+    SecureSum sum(world, layout.bits, keys(world.rank()));
     Lanes lanes = contribution(world.rank(), ranks, layout);
     try {
       sum.sum(world.rank() + 1 == ranks ? step_of_last_rank : 0, 0, lanes);
@@ -250,7 +248,7 @@ TEST(SecureSum, AForgedVerdictVoidsTheStepWhereItArrives) {
     if (operation == "gather" && to == 1) parts[0] = parts[2];
   });
   world.run([&](Communicator& communicator) {
-    SecureSum sum(communicator, {32, 10}, fixed_session(communicator.rank(), 3));
+    SecureSum sum(communicator, 32, fixed_session(communicator.rank(), 3));
     Lanes lanes(10);
     try {
       sum.sum(0, 0, lanes);
@@ -270,7 +268,7 @@ TEST(SecureSum, ALaneThatWrapsVoidsTheStepAndTheLargestThatDoesNotIsExact) {
       for (const int64_t beyond : {0, 1}) {
         std::atomic<int> refusals = 0;
         ThreadWorld(2).run([&](Communicator& world) {
-          SecureSum sum(world, {bits, 9}, fixed_session(world.rank(), 2));
+          SecureSum sum(world, bits, fixed_session(world.rank(), 2));
           Lanes lanes(9, 2);
           const int64_t first = largest / 2;
           lanes[4] = static_cast<int32_t>(world.rank() == 0 ? first : largest + sign * beyond - first);
@@ -293,7 +291,7 @@ TEST(SecureSum, AfterAVoidStepTheNextOneIsExact) {
     if (operation == "sum32" && number == 0) parts[1][0] ^= std::byte(1);
   });
   world.run([&](Communicator& communicator) {
-    SecureSum sum(communicator, {32, 10}, fixed_session(communicator.rank(), 3));
+    SecureSum sum(communicator, 32, fixed_session(communicator.rank(), 3));
     Lanes lanes(10, 1);
     EXPECT_THROW(sum.sum(0, 0, lanes), IntegrityError);
     lanes.assign(10, 1);
