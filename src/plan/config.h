@@ -70,6 +70,9 @@ struct AggregationConfig {
   std::string mode = "plaintext";   // plaintext | masked
   std::string noise = "after_sum";  // after_sum | shares
   int64_t colluding_ranks = 0;      // t
+  // mode = masked; the files may lie elsewhere on every host:
+  std::string allow_list;  // public keys of all ranks
+  std::string identity;    // secret key of this rank
   // noise = shares:
   int64_t ranks = 0;       // N; 0: those that were started
   int64_t lane_bits = 32;  // 16, 21 or 32
