@@ -93,7 +93,7 @@ struct RuntimeConfig {
   int64_t threads = 0;               // per rank; 0: cores of the host / ranks on it
   std::optional<int64_t> expected_world_size;
   int64_t watchdog_seconds = 300;    // 0: off
-  bool constant_step_slots = false;  // not in this build
+  bool constant_step_slots = false;
 };
 
 struct OutputConfig {

@@ -179,9 +179,9 @@ const std::vector<ConfigOption>& option_table() {
        "stop where another number of ranks was started"},
       {DPFA_KEY(runtime, watchdog_seconds), count_from(0),
        "shortest time without progress after which a rank ends itself; 0: off"},
-      {DPFA_KEY(runtime, constant_step_slots),
-       {.expected = "true or false", .not_in_this_build = {"true"}},
-       "every step takes the same time, whatever was drawn"},
+      {DPFA_KEY(runtime, constant_step_slots), boolean(),
+       "every step makes the same number of passes over whole contexts, one record each, whatever was drawn; "
+       "several times slower; needs privacy.dataset_size"},
 
       {DPFA_KEY(output, dir), any_text("a folder"),
        "run directory; an existing one is refused without --resume"},

@@ -1,13 +1,20 @@
 #include "src/privacy/clipped_sum.h"
 
+#include <string.h>
+
 #include <algorithm>
+#include <array>
+#include <vector>
 
 #include "src/base/check.h"
+#include "src/base/plant.h"
+#include "src/base/random/dither.h"
 
 namespace dpfa::privacy {
 
 std::span<int32_t> ClippedSum::reserve(int64_t contributions) {
   DPFA_CHECK(contributions <= kFlushEvery, contributions);
+  if (DPFA_PLANT("dither_per_microbatch") && reservations_ > 0) dither_so_far();
   if (since_flush_ + contributions > kFlushEvery) {
     if (wide_.empty()) wide_ = FlatBuffer<int64_t>(sum_.size());
     int64_t* wide = wide_.data();
@@ -22,6 +29,30 @@ std::span<int32_t> ClippedSum::reserve(int64_t contributions) {
   since_flush_ += contributions;
   ++reservations_;
   return sum_.span();
+}
+
+void ClippedSum::contribute(const RankContribution& contribution, int64_t draw) {
+  constexpr int64_t kChunk = 4096;
+  const int64_t size = sum_.size(), chunks = (size + kChunk - 1) / kChunk;
+  const int64_t* wide = wide_.empty() ? nullptr : wide_.data();
+  int32_t* sum = sum_.data();
+#pragma omp parallel for schedule(static)
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t begin = chunk * kChunk, count = std::min(kChunk, size - begin);
+    std::array<int64_t, kChunk> total;
+    for (int64_t i = 0; i < count; ++i) total[i] = sum[begin + i] + (wide != nullptr ? wide[begin + i] : 0);
+    contribution.make(static_cast<uint64_t>(draw), static_cast<uint64_t>(begin),
+                      std::span(total).first(count), std::span(sum + begin, static_cast<size_t>(count)));
+    explicit_bzero(total.data(), sizeof(total));
+  }
+}
+
+// The planted bug "dither_per_microbatch": what a microbatch left is rounded before the next one joins it.
+void ClippedSum::dither_so_far() {
+  constexpr int kShift = 12;
+  std::vector<int64_t> values(sum_.data(), sum_.data() + sum_.size());
+  dither(StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), static_cast<uint64_t>(reservations_), 0, kShift, values);
+  for (int64_t i = 0; i < sum_.size(); ++i) sum_.data()[i] = static_cast<int32_t>(values[i] << kShift);
 }
 
 void ClippedSum::clamp(int world_size) {
