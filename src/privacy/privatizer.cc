@@ -10,12 +10,28 @@
 #include "src/privacy/agreement.h"
 
 namespace dpfa::privacy {
+namespace {
+
+using comm::secagg::SecureSum;
+using comm::secagg::SessionKeys;
+
+SecureSum sum_of(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
+                 const std::optional<SessionKeys>& mask_keys) {
+  DPFA_CHECK((plan.aggregation_mode() == "masked") == mask_keys.has_value(), plan.aggregation_mode());
+  const auto shares = plan.noise_shares();
+  const int lane_bits = shares ? shares->lane_bits : 32;
+  return mask_keys ? SecureSum(communicator, lane_bits, *mask_keys) : SecureSum(communicator, lane_bits);
+}
+
+}  // namespace
 
 Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
                        accounting::Ledger& ledger, const StreamKey& noise_key,
-                       const std::optional<StreamKey>& dither_key)
+                       const std::optional<StreamKey>& dither_key,
+                       const std::optional<SessionKeys>& mask_keys)
     : plan_(plan),
       communicator_(communicator),
+      sum_over_ranks_(sum_of(plan, communicator, mask_keys)),
       ledger_(ledger),
       noise_key_(noise_key),
       allowed_charges_(plan.allowed_charges()) {
@@ -45,11 +61,11 @@ NoisyGradient Privatizer::release_shares(ClippedSum sum, int64_t step, int64_t d
     sum.contribute(*contribution_, draw);
   }
   try {
-    communicator_.all_reduce_sum(sum.sum_.span());
+    sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span());
   } catch (const CommError&) {
     if (!DPFA_PLANT("retry_same_batch")) throw;
     charge(step, draw);
-    communicator_.all_reduce_sum(sum.sum_.span());
+    sum_over_ranks_.sum(draw, /*attempt=*/1, sum.sum_.span());
   }
   // The sum has its noise: none is added when it is read.
   return NoisyGradient(std::move(sum.sum_), {StreamKey({}), static_cast<uint64_t>(draw), kernels::NoiseSpec{},
@@ -65,7 +81,7 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
 
   if (contribution_) return release_shares(std::move(sum), step, draw);
   sum.clamp(communicator_.size());
-  communicator_.all_reduce_sum(sum.sum_.span());
+  sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span());
 
   kernels::NoiseSpec spec{
       .stddev_in_grid_units = plan_.noise_stddev() / plan_.grid(),

@@ -9,9 +9,17 @@ using comm::secagg::AllowList;
 using comm::secagg::Identity;
 using comm::secagg::SessionKeys;
 
+std::string shared_configuration(const plan::Config& config) {
+  plan::Config shared = config;
+  shared.runtime = {};
+  shared.aggregation.allow_list.clear();  // its content is compared when keys are agreed on
+  shared.aggregation.identity.clear();
+  return plan::to_ini(shared);
+}
+
 std::optional<SessionKeys> make_mask_keys(comm::Communicator& communicator, const plan::PrivacyPlan& plan,
-                                          const plan::AggregationConfig& aggregation, int64_t parameters,
-                                          const std::string& shared_configuration) {
+                                          const plan::Config& config, int64_t parameters) {
+  const plan::AggregationConfig& aggregation = config.aggregation;
   if (plan.aggregation_mode() != "masked") return std::nullopt;
   std::optional<Identity> identity;
   std::optional<AllowList> allow_list;
@@ -25,7 +33,7 @@ std::optional<SessionKeys> make_mask_keys(comm::Communicator& communicator, cons
   });
   const auto shares = plan.noise_shares();
   const comm::secagg::Terms terms = {{"the privacy plan", plan.digest()},
-                                     {"the configuration", shared_configuration},
+                                     {"the configuration", shared_configuration(config)},
                                      {"the number of parameters", std::to_string(parameters)},
                                      {"lane_bits", std::to_string(shares ? shares->lane_bits : 32)}};
   std::optional<SessionKeys> keys;

@@ -12,13 +12,14 @@
 
 namespace dpfa::train {
 
-// Collective; nothing where the plan sums in plain text. `shared_configuration`: the text of everything that
-// all ranks must be given alike. Throws AgreedError on every rank: files that cannot be read, identities that
-// do not fit the allow-list, configurations that differ; IntegrityError where keys cannot be confirmed.
+// The text of what all ranks must be given alike: not [runtime], and not where the key files lie.
+std::string shared_configuration(const plan::Config& config);
+
+// Collective; nothing where the plan sums in plain text. Throws AgreedError on every rank: files that cannot
+// be read, identities that do not fit the allow-list, configurations that differ; IntegrityError where keys
+// cannot be confirmed.
 std::optional<comm::secagg::SessionKeys> make_mask_keys(comm::Communicator& communicator,
                                                         const plan::PrivacyPlan& plan,
-                                                        const plan::AggregationConfig& aggregation,
-                                                        int64_t parameters,
-                                                        const std::string& shared_configuration);
+                                                        const plan::Config& config, int64_t parameters);
 
 }  // namespace dpfa::train

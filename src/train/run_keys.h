@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "comm/communicator.h"
+#include "comm/secagg/key_agreement.h"
 #include "src/base/stream_key.h"
 
 namespace dpfa::train {
@@ -21,6 +22,7 @@ struct RunKeys {
   StreamKey sampling;  // of this rank alone
   StreamKey dropout;   // of this rank alone
   StreamKey dither;    // of this rank alone
+  std::optional<comm::secagg::SessionKeys> masks = {};  // mode = masked (mask_keys.h)
 };
 
 // Throws StateError on every rank where two ranks drew the same root (a cloned machine whose generator was

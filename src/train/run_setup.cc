@@ -20,6 +20,7 @@
 #include "src/privacy/agreement.h"
 #include "src/privacy/clipper.h"
 #include "src/train/collective.h"
+#include "src/train/mask_keys.h"
 #include "src/train/tuning.h"
 
 namespace dpfa::train {
@@ -151,8 +152,6 @@ void check_claims(const RunSetup& setup, int64_t ranks, bool dry_run) {
   if (setup.config.runtime.constant_step_slots && !setup.config.privacy.dataset_size)
     throw ConfigError(
         "runtime.constant_step_slots = true needs privacy.dataset_size: the passes of a step follow from it");
-  if (aggregation.mode == "masked")
-    throw Unsupported("aggregation.mode = masked is not in this build; use plaintext");
   if (aggregation.noise != "shares") return;
   if (aggregation.ranks != 0 && aggregation.ranks != ranks && !dry_run)
     throw ConfigError("aggregation.ranks = " + std::to_string(aggregation.ranks) + " and " +
@@ -260,14 +259,12 @@ void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& co
 
 // Every host may have its own copy of the file, and a learning rate is in no plan.
 void agree_on_configuration(const RunSetup& setup, comm::Communicator& communicator) {
-  plan::Config shared = setup.config;
-  shared.runtime = {};
-  const std::string mine = plan::to_ini(shared), first = broadcast_text(communicator, mine);
+  const std::string mine = shared_configuration(setup.config), first = broadcast_text(communicator, mine);
   on_every_rank(communicator, [&] {
     if (mine != first)
       throw ConfigError(
           "this rank was given another configuration than rank 0: all need the same file and options, only "
-          "[runtime] may differ");
+          "[runtime] and the key files of [aggregation] may differ");
   });
 }
 
@@ -383,6 +380,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   }
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
   watched("open the run", [&] {
+    setup.keys->masks =
+        make_mask_keys(communicator, *setup.plan, setup.config, setup.shape.parameter_count());
     open_run(setup, options, communicator);
     agree_on_start(setup, communicator);
   });

@@ -55,7 +55,7 @@ class PrivateSteps final : public Steps {
                                 if (rank == 0) std::cerr << line << '\n';
                               }),
                  /*every_row=*/c_.config.runtime.constant_step_slots),
-        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither),
+        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
         sampler_(c_.keys.sampling, c_.plan.sample_rate(), c_.communicator.rank(), c_.communicator.size()),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {}
 
