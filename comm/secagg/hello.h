@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -32,7 +33,7 @@ struct Hello {  // as it travels; numbers in little-endian order, no padding
 
   std::span<const uint8_t> signed_bytes() const;
 };
-static_assert(sizeof(Hello) == 32 + 16 + 32 + 32 + 128 + 32 + 64);
+static_assert(std::has_unique_object_representations_v<Hello> && sizeof(Hello) == 336);
 
 // What this rank expects of all hellos.
 struct Expected {

@@ -7,8 +7,22 @@
 #include "src/base/check.h"
 
 namespace dpfa::comm::secagg {
+namespace {
+
+Secret wiped(Bytes32& bytes) {
+  const Secret secret(bytes);
+  sodium_memzero(bytes.data(), bytes.size());
+  return secret;
+}
+
+}  // namespace
 
 Secret::~Secret() { explicit_bzero(bytes_.data(), bytes_.size()); }
+
+Secret Secret::from_system() {
+  Bytes32 bytes = RootKey::from_system().bytes();
+  return wiped(bytes);
+}
 
 StreamKey Secret::stream_key() const {
   std::array<uint32_t, 8> words;
@@ -46,12 +60,6 @@ Bytes32 hmac(std::span<const uint8_t> key, std::span<const uint8_t> first, std::
   crypto_auth_hmacsha256_final(&state, out.data());
   sodium_memzero(&state, sizeof(state));
   return out;
-}
-
-Secret wiped(Bytes32& bytes) {
-  const Secret secret(bytes);
-  sodium_memzero(bytes.data(), bytes.size());
-  return secret;
 }
 
 }  // namespace

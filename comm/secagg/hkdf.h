@@ -18,6 +18,7 @@ using Bytes32 = std::array<uint8_t, 32>;
 class Secret {
  public:
   explicit Secret(const Bytes32& bytes) : bytes_(bytes) {}
+  static Secret from_system();  // fresh from the operating system
   Secret(const Secret&) = default;
   Secret& operator=(const Secret&) = default;
   ~Secret();

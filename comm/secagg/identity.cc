@@ -44,13 +44,6 @@ struct SigningKey {
   ~SigningKey() { sodium_memzero(bytes.data(), bytes.size()); }
 };
 
-Secret seed_from_system() {
-  Bytes32 bytes = RootKey::from_system().bytes();
-  const Secret seed(bytes);
-  sodium_memzero(bytes.data(), bytes.size());
-  return seed;
-}
-
 }  // namespace
 
 std::string to_hex(std::span<const uint8_t> bytes) {
@@ -62,7 +55,7 @@ std::string to_hex(std::span<const uint8_t> bytes) {
 
 Identity::Identity(const Secret& seed) : seed_(seed), public_key_(SigningKey(seed).public_key) {}
 
-Identity Identity::generate() { return Identity(seed_from_system()); }
+Identity Identity::generate() { return Identity(Secret::from_system()); }
 
 Identity Identity::load(const std::filesystem::path& file) {
   const MappedFile mapped(file);

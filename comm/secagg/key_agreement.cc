@@ -49,7 +49,9 @@ void settle(Communicator& communicator, const std::string& problem) {
 // The ephemeral X25519 pair of this process.
 class Ephemeral {
  public:
-  Ephemeral() : secret_(from_system()) { crypto_scalarmult_base(public_key_.data(), secret_.bytes().data()); }
+  Ephemeral() : secret_(Secret::from_system()) {
+    crypto_scalarmult_base(public_key_.data(), secret_.bytes().data());
+  }
   const Bytes32& public_key() const { return public_key_; }
 
   // HKDF-Extract of the shared point; empty where the other key is of low order, so that the point is known.
@@ -64,12 +66,6 @@ class Ephemeral {
   }
 
  private:
-  static Secret from_system() {
-    Bytes32 bytes = RootKey::from_system().bytes();
-    const Secret secret(bytes);
-    sodium_memzero(bytes.data(), bytes.size());
-    return secret;
-  }
   Secret secret_;
   Bytes32 public_key_;
 };
@@ -123,7 +119,8 @@ class Pairs {
   // The MAC by which `sender` shows `receiver` that it has their key.
   Bytes32 confirmation(int sender, int receiver) const {
     const int other = sender == rank_ ? receiver : sender;
-    return mac(key("confirmation", other), Context("dpfa/secagg/confirm").add(uint64_t(sender)).bytes());
+    return mac(key("confirmation", other),
+               Context("dpfa/secagg/confirm").add(static_cast<uint64_t>(sender)).bytes());
   }
 
   const std::vector<int>& neighbours() const { return neighbours_; }
@@ -158,26 +155,32 @@ std::string confirm(Communicator& communicator, const Pairs& pairs) {
 // Each key seals one message, so the nonce may be constant.
 constexpr std::array<uint8_t, crypto_aead_chacha20poly1305_ietf_NPUBBYTES> kOnlyNonce = {};
 
-// The secret of the group from rank 0; empty where it does not open.
+std::vector<uint8_t> sealed_for_all(const Secret& group, const Pairs& pairs, int ranks) {
+  std::vector<uint8_t> sealed(static_cast<size_t>(ranks) * kSealed);
+  for (int other = 1; other < ranks; ++other)
+    crypto_aead_chacha20poly1305_ietf_encrypt(sealed.data() + static_cast<size_t>(other) * kSealed, nullptr,
+                                              group.bytes().data(), group.bytes().size(), nullptr, 0, nullptr,
+                                              kOnlyNonce.data(), pairs.key("group", other).bytes().data());
+  return sealed;
+}
+
+// The secret of the group, which rank 0 draws; empty where what came from rank 0 does not open.
 std::optional<Secret> share_group_secret(Communicator& communicator, const Pairs& pairs) {
-  const size_t ranks = static_cast<size_t>(communicator.size());
-  std::vector<uint8_t> sealed(ranks * kSealed);
-  Bytes32 secret = RootKey::from_system().bytes();
-  if (communicator.rank() == 0)
-    for (size_t other = 1; other < ranks; ++other)
-      crypto_aead_chacha20poly1305_ietf_encrypt(sealed.data() + other * kSealed, nullptr, secret.data(),
-                                                secret.size(), nullptr, 0, nullptr, kOnlyNonce.data(),
-                                                pairs.key("group", static_cast<int>(other)).bytes().data());
-  communicator.broadcast(std::as_writable_bytes(std::span(sealed)), 0);
-  bool good = true;
-  if (communicator.rank() != 0)
-    good = crypto_aead_chacha20poly1305_ietf_decrypt(
-               secret.data(), nullptr, nullptr,
-               sealed.data() + static_cast<size_t>(communicator.rank()) * kSealed, kSealed, nullptr, 0,
-               kOnlyNonce.data(), pairs.key("group", 0).bytes().data()) == 0;
+  const int rank = communicator.rank(), ranks = communicator.size();
   std::optional<Secret> group;
-  if (good) group.emplace(secret);
-  sodium_memzero(secret.data(), secret.size());
+  std::vector<uint8_t> sealed(static_cast<size_t>(ranks) * kSealed);
+  if (rank == 0) {
+    group = Secret::from_system();
+    sealed = sealed_for_all(*group, pairs, ranks);
+  }
+  communicator.broadcast(std::as_writable_bytes(std::span(sealed)), 0);
+  if (rank == 0) return group;
+  Bytes32 opened;
+  if (crypto_aead_chacha20poly1305_ietf_decrypt(
+          opened.data(), nullptr, nullptr, sealed.data() + static_cast<size_t>(rank) * kSealed, kSealed,
+          nullptr, 0, kOnlyNonce.data(), pairs.key("group", 0).bytes().data()) == 0)
+    group.emplace(opened);
+  sodium_memzero(opened.data(), opened.size());
   return group;
 }
 

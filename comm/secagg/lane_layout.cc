@@ -1,6 +1,7 @@
 #include "comm/secagg/lane_layout.h"
 
 #include <string>
+#include <type_traits>
 
 #include "src/base/check.h"
 #include "src/base/error.h"

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <string>
-#include <type_traits>
 
 #include "src/base/check.h"
 #include "src/base/plant.h"
