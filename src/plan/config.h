@@ -71,8 +71,8 @@ struct AggregationConfig {
   std::string noise = "after_sum";  // after_sum | shares
   int64_t colluding_ranks = 0;      // t
   // mode = masked; the files may lie elsewhere on every host:
-  std::string allow_list;  // public keys of all ranks
-  std::string identity;    // secret key of this rank
+  std::string allow_list = {};  // public keys of all ranks
+  std::string identity = {};    // secret key of this rank
   // noise = shares:
   int64_t ranks = 0;       // N; 0: those that were started
   int64_t lane_bits = 32;  // 16, 21 or 32
@@ -92,7 +92,7 @@ struct RuntimeConfig {
   int64_t norm_memory_mib = 0;       // for gradients that `auto` keeps; 0: those of one record
   int64_t threads = 0;               // per rank; 0: cores of the host / ranks on it
   std::optional<int64_t> expected_world_size;
-  int64_t watchdog_seconds = 300;    // 0: off
+  int64_t watchdog_seconds = 300;  // 0: off
   bool constant_step_slots = false;
 };
 
