@@ -81,8 +81,9 @@ TEST_F(MaskedRun, LeavesNoSecretKeyInItsFolder) {
   const std::string file = read_text(folder_ / "identity");
   const std::string seed = file.substr(file.rfind(' ') + 1, 64);
   for (const auto& entry : std::filesystem::recursive_directory_iterator(shared_ + "/run"))
-    if (entry.is_regular_file())
+    if (entry.is_regular_file()) {
       EXPECT_EQ(read_text(entry.path()).find(seed), std::string::npos) << entry.path();
+    }
 }
 
 void expect_refused(const RunOptions& run, const std::string& sentence) {
