@@ -89,7 +89,7 @@ struct RuntimeConfig {
   int64_t norm_memory_mib = 0;       // for gradients that `auto` keeps; 0: those of one record
   int64_t threads = 0;               // per rank; 0: cores of the host / ranks on it
   std::optional<int64_t> expected_world_size;
-  int64_t watchdog_seconds = 300;    // 0: off
+  int64_t watchdog_seconds = 300;  // 0: off
   bool constant_step_slots = false;
 };
 

@@ -341,8 +341,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
 
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
-    check_claims(setup, communicator.size(), options.dry_run);
     setup.plan = plan_for(setup, stated > 0 ? stated : communicator.size());
+    check_claims(setup, communicator.size(), options.dry_run);
   };
   // The measurements below may take any time; everything else is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {
