@@ -1,11 +1,10 @@
 // Turns a ClippedSum into a NoisyGradient, having charged the ledger first: the only release of a run.
 //
 // Order, on every rank: charge (durable on rank 0) -> all ranks agree on (step, draw, plan digest, ledger
-// digest)
-// -> integer sum over ranks -> noise, once per global element -> one public divisor. With noise = shares each
-// rank dithers and cuts its own sum and adds its share of the noise before the sum over ranks, which is then
-// the release itself. A crash at any point
-// can only leave a charge without a release. One release is one event of the plan, whatever was drawn.
+// digest) -> integer sum over ranks -> noise, once per global element -> one public divisor. With noise =
+// shares each rank dithers and cuts its own sum and adds its share of the noise before the sum over ranks,
+// which is then the release itself. A crash at any point can only leave a charge without a release. One
+// release is one event of the plan, whatever was drawn.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +38,6 @@ class Privatizer {
   // durable, StateError on every rank where the ranks do not agree. `draw` is what next_draw() gave for the
   // sampler.
   NoisyGradient release(ClippedSum sum, int64_t step, int64_t draw);
-
-  // Standard deviation of this rank's share of the noise, in lane units; 0 with noise = after_sum.
-  double share_sigma() const { return contribution_ ? contribution_->share_sigma() : 0; }
 
  private:
   void charge(int64_t step, int64_t draw);

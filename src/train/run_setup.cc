@@ -148,9 +148,11 @@ plan::RunFacts facts_of(const RunSetup& setup, const RunOptions& options) {
 // What the plan claims and this job cannot keep is refused before anything runs.
 void check_claims(const RunSetup& setup, int64_t ranks, bool dry_run) {
   const plan::AggregationConfig& aggregation = setup.config.aggregation;
-  if (setup.config.runtime.constant_step_slots && !setup.config.privacy.dataset_size)
+  if (setup.config.runtime.constant_step_slots &&
+      !(setup.config.privacy.enabled && setup.config.privacy.dataset_size))
     throw ConfigError(
-        "runtime.constant_step_slots = true needs privacy.dataset_size: the passes of a step follow from it");
+        "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
+        "private step follow from it");
   if (aggregation.mode == "masked")
     throw Unsupported("aggregation.mode = masked is not in this build; use plaintext");
   if (aggregation.noise != "shares") return;
