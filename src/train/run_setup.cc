@@ -130,7 +130,8 @@ plan::PrivacyPlan plan_for(const RunSetup& setup, int64_t ranks) {
 plan::PrivacyPlan opening_plan(const RunSetup& setup, const json& ledger_open) {
   const int64_t ranks = ledger_open.at("plan").value("ranks", int64_t{0});
   const auto shares = setup.plan->noise_shares();
-  return !shares || shares->ranks == ranks ? *setup.plan : plan_for(setup, ranks);
+  const bool names_others = shares && ranks > 0 && ranks != shares->ranks;
+  return names_others ? plan_for(setup, ranks) : *setup.plan;
 }
 
 // The same noise multiplier, grid and claim where a run goes on with another number of ranks.
