@@ -33,13 +33,17 @@ class Lines {
   std::ostringstream out_;
 };
 
+std::string ranks_text(int64_t ranks) { return std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks"); }
+
 void add_epsilon(const PrivacyPlan& plan, const std::string& label, const accounting::Event& event,
                  int64_t charges, Lines& lines) {
   const auto report = accounting::epsilon_of(event, charges, plan.target_delta());
+  const std::string least = report.lower_bound > 0
+                                ? "; no accountant can report less than " + rounded(report.lower_bound, false)
+                                : "";
   lines.add(label, rounded(report.epsilon, true) + " at delta = " + format_real(plan.target_delta()) +
                        " after " + std::to_string(charges) + " charged steps (accountant " +
-                       report.accountant + "; no accountant can report less than " +
-                       rounded(report.lower_bound, false) + ")");
+                       report.accountant + least + ")");
 }
 
 void add_sampling(const PrivacyPlan& plan, Lines& lines) {
@@ -73,9 +77,8 @@ std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
   if (claims.network.event)
     text += "The same epsilon holds for anyone who also reads what the ranks send each other.\n";
   if (claims.insiders.event)
-    text += "The epsilon to colluding ranks holds for any " +
-            std::to_string(plan.noise_shares()->colluding_ranks) +
-            " ranks that pool their records, keys, noise and every sum.\n";
+    text += "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
+            " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n";
   text += "Not protected:\n";
   if (!plan.noise_shares())
     text +=
@@ -107,8 +110,8 @@ void add_epsilons(const PrivacyPlan& plan, const RunFacts& facts, Lines& lines) 
   const auto add = [&](const std::string& label, int64_t charges) {
     add_epsilon(plan, label, *claims.outsiders.event, charges, lines);
     if (claims.insiders.event)
-      add_epsilon(plan, "  to " + std::to_string(plan.noise_shares()->colluding_ranks) + " ranks",
-                  *claims.insiders.event, charges, lines);
+      add_epsilon(plan, "  to " + ranks_text(plan.noise_shares()->colluding_ranks), *claims.insiders.event,
+                  charges, lines);
   };
   add("epsilon", plan.steps());
   if (plan.max_charges() > plan.steps()) add("with reserve", plan.max_charges());
@@ -119,10 +122,14 @@ void add_epsilons(const PrivacyPlan& plan, const RunFacts& facts, Lines& lines) 
 std::string placement(const PrivacyPlan& plan) {
   const auto shares = plan.noise_shares();
   if (!shares) return "after_sum: rank 0 draws the noise root; ranks and network are trusted";
-  return "shares: each of " + std::to_string(shares->ranks) +
-         " ranks adds discrete Gaussian noise of standard deviation " +
-         format_real(shares->share.share_sigma * plan.lane_grid()) + ", so that what " +
-         std::to_string(shares->colluding_ranks) + " of them do not know is noise_multiplier x sensitivity";
+  const std::string against =
+      shares->colluding_ranks == 0
+          ? "together"
+          : "so that those which " + ranks_text(shares->colluding_ranks) + " cannot subtract are together";
+  return "shares: each of " + ranks_text(shares->ranks) +
+         " adds discrete Gaussian noise of standard deviation " +
+         format_real(shares->share.share_sigma * plan.lane_grid()) + ", " + against +
+         " noise_multiplier x sensitivity";
 }
 
 std::string lanes(const PrivacyPlan& plan) {
@@ -148,7 +155,7 @@ std::string PrivacyPlan::statement(const RunFacts& facts) const {
         "No noise is added. The model, its checkpoints and its metrics may reveal any training record.");
     return lines.text();
   }
-  const std::string grid = "2^" + std::to_string(grid_exponent());
+  const std::string grid = "2^" + std::to_string(std::ilogb(lane_grid()));
   const std::string target = std::isfinite(target_epsilon())
                                  ? " (calibrated for epsilon <= " + format_real(target_epsilon()) +
                                        " after " + std::to_string(max_charges()) + " charged steps)"

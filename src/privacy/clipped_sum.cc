@@ -11,10 +11,22 @@
 #include "src/base/random/dither.h"
 
 namespace dpfa::privacy {
+namespace {
+
+// The planted bug "dither_per_microbatch": what the microbatches so far left is rounded before the next
+// joins.
+void dither_so_far(std::span<int32_t> sum, int64_t microbatches) {
+  constexpr int kShift = 12;
+  std::vector<int64_t> values(sum.begin(), sum.end());
+  dither(StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), static_cast<uint64_t>(microbatches), 0, kShift, values);
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] = static_cast<int32_t>(values[i] << kShift);
+}
+
+}  // namespace
 
 std::span<int32_t> ClippedSum::reserve(int64_t contributions) {
   DPFA_CHECK(contributions <= kFlushEvery, contributions);
-  if (DPFA_PLANT("dither_per_microbatch") && reservations_ > 0) dither_so_far();
+  if (DPFA_PLANT("dither_per_microbatch")) dither_so_far(sum_.span(), reservations_);
   if (since_flush_ + contributions > kFlushEvery) {
     if (wide_.empty()) wide_ = FlatBuffer<int64_t>(sum_.size());
     int64_t* wide = wide_.data();
@@ -45,14 +57,6 @@ void ClippedSum::contribute(const RankContribution& contribution, int64_t draw) 
                       std::span(total).first(count), std::span(sum + begin, static_cast<size_t>(count)));
     explicit_bzero(total.data(), sizeof(total));
   }
-}
-
-// The planted bug "dither_per_microbatch": what a microbatch left is rounded before the next one joins it.
-void ClippedSum::dither_so_far() {
-  constexpr int kShift = 12;
-  std::vector<int64_t> values(sum_.data(), sum_.data() + sum_.size());
-  dither(StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), static_cast<uint64_t>(reservations_), 0, kShift, values);
-  for (int64_t i = 0; i < sum_.size(); ++i) sum_.data()[i] = static_cast<int32_t>(values[i] << kShift);
 }
 
 void ClippedSum::clamp(int world_size) {

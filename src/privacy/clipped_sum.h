@@ -45,8 +45,6 @@ class ClippedSum {
   // noise = shares: in place of the sum, what this rank adds to that of all ranks, its noise included.
   void contribute(const RankContribution& contribution, int64_t draw);
 
-  void dither_so_far();
-
   FlatBuffer<int32_t> sum_;
   FlatBuffer<int64_t> wide_;  // empty until the first flush
   int64_t since_flush_ = 0;   // contributions in sum_

@@ -41,9 +41,6 @@ class Privatizer {
   // the ranks do not agree. `draw` is what next_draw() gave for the sampler.
   NoisyGradient release(ClippedSum sum, int64_t step, int64_t draw);
 
-  // Standard deviation of this rank's share of the noise, in lane units; 0 with noise = after_sum.
-  double share_sigma() const { return contribution_ ? contribution_->share_sigma() : 0; }
-
  private:
   void charge(int64_t step, int64_t draw);
   NoisyGradient release_shares(ClippedSum sum, int64_t step, int64_t draw);

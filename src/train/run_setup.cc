@@ -131,7 +131,8 @@ plan::PrivacyPlan plan_for(const RunSetup& setup, int64_t ranks) {
 plan::PrivacyPlan opening_plan(const RunSetup& setup, const json& ledger_open) {
   const int64_t ranks = ledger_open.at("plan").value("ranks", int64_t{0});
   const auto shares = setup.plan->noise_shares();
-  return !shares || shares->ranks == ranks ? *setup.plan : plan_for(setup, ranks);
+  const bool names_others = shares && ranks > 0 && ranks != shares->ranks;
+  return names_others ? plan_for(setup, ranks) : *setup.plan;
 }
 
 // The same noise multiplier, grid and claim where a run goes on with another number of ranks.
@@ -149,9 +150,11 @@ plan::RunFacts facts_of(const RunSetup& setup, const RunOptions& options) {
 // What the plan claims and this job cannot keep is refused before anything runs.
 void check_claims(const RunSetup& setup, int64_t ranks, bool dry_run) {
   const plan::AggregationConfig& aggregation = setup.config.aggregation;
-  if (setup.config.runtime.constant_step_slots && !setup.config.privacy.dataset_size)
+  if (setup.config.runtime.constant_step_slots &&
+      !(setup.config.privacy.enabled && setup.config.privacy.dataset_size))
     throw ConfigError(
-        "runtime.constant_step_slots = true needs privacy.dataset_size: the passes of a step follow from it");
+        "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
+        "private step follow from it");
   if (aggregation.noise != "shares") return;
   if (aggregation.ranks != 0 && aggregation.ranks != ranks && !dry_run)
     throw ConfigError("aggregation.ranks = " + std::to_string(aggregation.ranks) + " and " +
@@ -338,8 +341,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
 
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
-    check_claims(setup, communicator.size(), options.dry_run);
     setup.plan = plan_for(setup, stated > 0 ? stated : communicator.size());
+    check_claims(setup, communicator.size(), options.dry_run);
   };
   // The measurements below may take any time; everything else is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {

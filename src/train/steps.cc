@@ -71,7 +71,7 @@ class PrivateSteps final : public Steps {
     for_each_microbatch(c_, drawn, [&](const data::Microbatch& microbatch) {
       clipper_.accumulate(microbatch, dropout ? &*dropout : nullptr, sum);
     });
-    if (c_.config.runtime.constant_step_slots)
+    if (c_.config.runtime.constant_step_slots && !DPFA_PLANT("passes_follow_the_draw"))
       make_passes_for_nobody(static_cast<int64_t>(drawn.size()), dropout ? &*dropout : nullptr);
     c_.watchdog.progress("agree whether to stop");
     if (any_rank_stops(c_.communicator)) return StepResult::kStopped;

@@ -251,16 +251,16 @@ TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
   const PrivacyPlan plan = plan_of(shares_of(4, 1));
   const std::string text = plan.statement(kConstantWork);
   contains(text, "\n  epsilon");
-  contains(text, "to 1 ranks");
+  contains(text, "\n    to 1 rank ");
   contains(text, "shares: each of 4 ranks");
-  contains(text, "any 1 ranks that pool");
+  contains(text, "The epsilon to 1 rank holds");
   contains(text, "reads what the ranks send");
   contains(text, "a rank that lies");
   EXPECT_EQ(text.find("timing"), std::string::npos);
   const std::string open = plan.statement();
   contains(open, "no claim: runtime.constant_step_slots = false");
   contains(open, "timing");
-  EXPECT_EQ(open.find("to 1 ranks"), std::string::npos);
+  EXPECT_EQ(open.find("to 1 rank "), std::string::npos);
   contains(plan.statement({.raw_values_shown = true}), "none: --debug-nonprivate");
   contains(plan_of({.noise = "shares", .ranks = 4}).statement(), "from the network: mode = plaintext");
 }

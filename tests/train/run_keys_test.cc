@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "src/base/error.h"
 #include "tests/support/recording_communicator.h"
 
 namespace dpfa::train {
