@@ -7,6 +7,7 @@
 
 #include "accounting/event_loss.h"
 #include "accounting/hockey_stick.h"
+#include "accounting/noise_shares.h"
 #include "accounting/rdp.h"
 #include "accounting/schedule.h"
 #include "src/base/error.h"
@@ -79,17 +80,18 @@ Upper upper_bound(const Schedule& schedule, double when_free, double when_open, 
   return {best.value, best.order, "rdp"};
 }
 
+// The h of noise_shares.h that are tried: each costs 3 h of epsilon and at most 2 h of delta, relatively.
+constexpr double kShifts[] = {1e-6, 1e-4, 1e-2};
+
 // What is left of delta for the parts that hold only when no approximate_dp part fails; 0 or less: nothing.
 double remaining_delta(const Schedule& schedule, double delta) {
   const double log_survival = log_no_failure(schedule);
   return log_survival == 0 ? delta : -std::expm1(std::log1p(-delta) - log_survival);
 }
 
-Upper epsilon_upper(const Schedule& schedule, double delta) {
-  if (!(delta >= 0 && delta < 1)) {
-    throw ConfigError("delta " + std::to_string(delta) + ": expected a number from 0 to below 1");
-  }
-  Upper upper = upper_bound(
+// For releases that are drawn exactly from their laws.
+Upper ideal_epsilon_upper(const Schedule& schedule, double delta, const Allowance& allowance) {
+  return upper_bound(
       schedule, 0, kInfinity,
       [delta](const LogDelta& log_delta) { return smallest_epsilon(log_delta, delta * (1 - kExactSlack)); },
       [&schedule, delta](const RdpCurve& curve) {
@@ -97,13 +99,36 @@ Upper epsilon_upper(const Schedule& schedule, double delta) {
         if (remaining < 0) return OrderBound{kInfinity, 0};
         return best_epsilon(curve, remaining);
       },
-      [delta](const LossPairs& pairs) { return loss_epsilon_upper(pairs, delta); });
+      [delta, &allowance](const LossPairs& pairs) {
+        // Laws P', Q' within e^+-r of P, Q: delta'(e + 2 r) <= e^r delta(e).
+        const double left = (delta - allowance.failure) * std::exp(-allowance.log_ratio);
+        if (left < 0) return kInfinity;
+        return loss_epsilon_upper(pairs, left) + 2 * allowance.log_ratio;
+      });
+}
+
+Upper epsilon_upper(const Schedule& schedule, double delta) {
+  if (!(delta >= 0 && delta < 1)) {
+    throw ConfigError("delta " + std::to_string(delta) + ": expected a number from 0 to below 1");
+  }
+  const Allowance allowance = allowance_of(schedule);
+  Upper upper{kInfinity, 0, "trivial"};
+  if (allowance.chi_square == 0) {
+    upper = ideal_epsilon_upper(schedule, delta, allowance);
+  } else {
+    for (double shift : kShifts) {
+      Upper shifted = ideal_epsilon_upper(schedule, delta * (1 - 2 * shift), allowance);
+      shifted.value += 3 * shift;
+      if (!(allowance.sampler_delta(shifted.value, shift) <= shift * delta)) continue;
+      upper = shifted;
+      break;
+    }
+  }
   upper.value *= 1 + kExactSlack;
   return upper;
 }
 
-Upper log_delta_upper(const Schedule& schedule, double epsilon) {
-  if (!(epsilon >= 0)) throw ConfigError("epsilon " + std::to_string(epsilon) + ": expected at least 0");
+Upper ideal_log_delta_upper(const Schedule& schedule, double epsilon, const Allowance& allowance) {
   return upper_bound(
       schedule, -kInfinity, 0, [epsilon](const LogDelta& log_delta) { return log_delta(epsilon); },
       [&schedule, epsilon](const RdpCurve& curve) {
@@ -112,7 +137,25 @@ Upper log_delta_upper(const Schedule& schedule, double epsilon) {
         if (failure > 0) best.value = std::log(failure + (1 - failure) * std::exp(best.value));
         return best;
       },
-      [epsilon](const LossPairs& pairs) { return loss_log_delta_upper(pairs, epsilon); });
+      [epsilon, &allowance](const LossPairs& pairs) {
+        const double likely =
+            loss_log_delta_upper(pairs, epsilon - 2 * allowance.log_ratio) + allowance.log_ratio;
+        return allowance.failure == 0 ? likely : std::log(std::exp(likely) + allowance.failure);
+      });
+}
+
+Upper log_delta_upper(const Schedule& schedule, double epsilon) {
+  if (!(epsilon >= 0)) throw ConfigError("epsilon " + std::to_string(epsilon) + ": expected at least 0");
+  const Allowance allowance = allowance_of(schedule);
+  if (allowance.chi_square == 0) return ideal_log_delta_upper(schedule, epsilon, allowance);
+  Upper least{0, 0, "trivial"};
+  for (double shift : kShifts) {
+    if (epsilon < 3 * shift) continue;
+    Upper upper = ideal_log_delta_upper(schedule, epsilon - 3 * shift, allowance);
+    upper.value = std::log((1 + shift) * std::exp(upper.value) + allowance.sampler_delta(epsilon, shift));
+    if (upper.value < least.value) least = upper;
+  }
+  return least;
 }
 
 // Whether some neighbours' outputs have the very pair of loss_pairs_of.
@@ -174,7 +217,9 @@ double true_positive_rate_bound(std::span<const Charge> charges, double fpr) {
   for (const Charge& part : schedule.parts)
     if (without_noise(part.event)) return 1;
   double least = 1;
-  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper)) {
+  const Allowance allowance = allowance_of(schedule);
+  const bool is_ideal = allowance.failure == 0 && allowance.log_ratio == 0 && allowance.chi_square == 0;
+  if (const auto pairs = loss_pairs_of(schedule, Side::kUpper); pairs && is_ideal) {
     least = loss_power_upper(*pairs, fpr);
   } else {
     for (double epsilon = 1e-3; epsilon < 700; epsilon *= 1.05)

@@ -158,11 +158,13 @@ double noise_multiplier_for(double target_epsilon, double target_delta, double s
 }
 
 int64_t steps_for(double target_epsilon, double target_delta, double sample_rate, double noise_multiplier) {
-  const Target target = checked_target(target_epsilon, target_delta);
   check_rate(sample_rate);
-  const PoissonSampledGaussianEvent event{sample_rate, noise_multiplier};
+  return steps_for(target_epsilon, target_delta, PoissonSampledGaussianEvent{sample_rate, noise_multiplier});
+}
+
+int64_t steps_for(double target_epsilon, double target_delta, const Event& event) {
   return Search(
-             target,
+             checked_target(target_epsilon, target_delta),
              [event](int64_t steps) {
                return std::vector<Charge>{{event, steps}};
              },

@@ -19,6 +19,8 @@ namespace dpfa::accounting {
 double noise_multiplier_for(double target_epsilon, double target_delta, double sample_rate, int64_t steps);
 // Largest number of steps that stays within the target, at most 2^50; 0 if not even one does.
 int64_t steps_for(double target_epsilon, double target_delta, double sample_rate, double noise_multiplier);
+// The same for repetitions of any event.
+int64_t steps_for(double target_epsilon, double target_delta, const Event& event);
 // Largest sample_rate in [2^-40, 1].
 double sample_rate_for(double target_epsilon, double target_delta, double noise_multiplier, int64_t steps);
 

@@ -66,6 +66,29 @@ class Checker {
   std::optional<Relation> relation_;
 };
 
+// What no field says by itself.
+template <typename Other>
+void check_together(const Other&) {}
+
+void check_dimensions(int64_t rounded, int64_t all) {
+  if (rounded > all)
+    throw ConfigError("rounded_dimension exceeds dimension: a coordinate without noise hides nothing");
+}
+void check_together(const PoissonSampledDiscreteGaussianEvent& e) {
+  check_dimensions(e.rounded_dimension, e.dimension);
+}
+void check_together(const NoiseSharesEvent& e) {
+  check_dimensions(e.rounded_dimension, e.dimension);
+  if (e.colluding_ranks >= e.ranks)
+    throw UnsupportedEvent("colluding_ranks " + std::to_string(e.colluding_ranks) + " of " +
+                           std::to_string(e.ranks) +
+                           " ranks: nothing hides a record from all who hold a share; lower colluding_ranks");
+  if (!(e.share_sigma >= kSmallestShare))
+    throw UnsupportedEvent("share_sigma " + std::to_string(e.share_sigma) +
+                           " is less than 4 grid units: a sum of so narrow shares is not bounded by the "
+                           "discrete Gaussian of its variance; take a finer grid or more noise");
+}
+
 class RelationReader {
  public:
   void real(const char*, double, Range) {}
@@ -100,9 +123,16 @@ std::string relation_name(Relation relation) {
 void check_event(const Event& event) {
   Checker checker;
   std::visit([&checker](auto copy) { internal::fields(checker, copy); }, event);
-  const auto* rounded = std::get_if<PoissonSampledDiscreteGaussianEvent>(&event);
-  if (rounded != nullptr && rounded->rounded_dimension > rounded->dimension)
-    throw ConfigError("rounded_dimension exceeds dimension: a coordinate without noise hides nothing");
+  std::visit([](const auto& one) { check_together(one); }, event);
+}
+
+Event seen_by_outsiders(const Event& event) {
+  Event seen = event;
+  if (auto* shares = std::get_if<NoiseSharesEvent>(&seen)) shares->colluding_ranks = 0;
+  if (auto* composed = std::get_if<ComposedEvent>(&seen)) {
+    for (Charge& part : composed->parts) part.event = seen_by_outsiders(part.event);
+  }
+  return seen;
 }
 
 Relation relation(const Event& event) {

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "accounting/gaussian_event.h"
+#include "accounting/noise_shares.h"
 #include "src/base/error.h"
 
 namespace dpfa::accounting {
@@ -96,12 +97,13 @@ struct ComposedEvent {
   std::vector<Charge> parts;
 };
 
-using Event = std::variant<GaussianEvent, PoissonSampledGaussianEvent, TruncatedPoissonGaussianEvent,
-                           SampledWithoutReplacementGaussianEvent, SameSampleGaussianEvent,
-                           ShuffledEpochGaussianEvent, TreeAggregationEvent, BandedMatrixEvent, LaplaceEvent,
-                           DiscreteGaussianEvent, PoissonSampledDiscreteGaussianEvent, DiscreteLaplaceEvent,
-                           SkellamEvent, RandomizedResponseEvent, ExponentialMechanismEvent,
-                           ZeroConcentratedEvent, ApproximateDpEvent, ComposedEvent>;
+using Event =
+    std::variant<GaussianEvent, PoissonSampledGaussianEvent, TruncatedPoissonGaussianEvent,
+                 SampledWithoutReplacementGaussianEvent, SameSampleGaussianEvent, ShuffledEpochGaussianEvent,
+                 TreeAggregationEvent, BandedMatrixEvent, LaplaceEvent, DiscreteGaussianEvent,
+                 PoissonSampledDiscreteGaussianEvent, NoiseSharesEvent, DiscreteLaplaceEvent, SkellamEvent,
+                 RandomizedResponseEvent, ExponentialMechanismEvent, ZeroConcentratedEvent,
+                 ApproximateDpEvent, ComposedEvent>;
 
 struct Charge {
   Event event;
@@ -120,6 +122,9 @@ Event event_from_json(const nlohmann::json& json);
 // not cover or on parts of different relations. The edges are events too: no noise costs infinity, a rate of
 // 0 costs nothing.
 void check_event(const Event& event);
+
+// The same release as those see it who are none of the ranks and know no share of the noise.
+Event seen_by_outsiders(const Event& event);
 
 // The relation for which the numbers of a checked event hold.
 Relation relation(const Event& event);

@@ -94,6 +94,17 @@ void fields(V& v, PoissonSampledDiscreteGaussianEvent& e) {
   v.relation(e.relation, {Relation::kAddOrRemoveOne, Relation::kZeroOut});
 }
 template <typename V>
+void fields(V& v, NoiseSharesEvent& e) {
+  v.real("sample_rate", e.sample_rate, Range::kRate);
+  v.real("share_sigma", e.share_sigma, Range::kPositive);
+  v.whole("ranks", e.ranks, 1);
+  v.whole("colluding_ranks", e.colluding_ranks, 0);
+  v.real("sensitivity", e.sensitivity, Range::kPositive);
+  v.whole("rounded_dimension", e.rounded_dimension, 0);
+  v.whole("dimension", e.dimension, 1);
+  v.relation(e.relation, {Relation::kAddOrRemoveOne, Relation::kZeroOut});
+}
+template <typename V>
 void fields(V& v, DiscreteLaplaceEvent& e) {
   v.real("parameter", e.parameter, Range::kPositive);
   v.whole("sensitivity", e.sensitivity, 0);

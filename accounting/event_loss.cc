@@ -21,6 +21,16 @@ constexpr double kTransforms = 2e4;  // groups times the square root of releases
 // Of the parts that are not drawn together: each is a law and a transform of its own, more take minutes.
 constexpr size_t kMostOthers = 512;
 
+MaybePair pair_of(const NoiseSharesEvent& e) {
+  return LossPair::sampled_gaussian(e.sample_rate, dominating_noise_multiplier(e));
+}
+
+MaybePair pair_of(const PoissonSampledDiscreteGaussianEvent& e) {
+  if (e.sigma < kSmallestShare) return {};
+  return pair_of(NoiseSharesEvent{e.sample_rate, e.sigma, 1, 0, e.sensitivity, e.rounded_dimension,
+                                  e.dimension, e.relation});
+}
+
 MaybePair pair_of(const TruncatedPoissonGaussianEvent& e) {
   const double full = truncation_probability(e), noise = e.noise_multiplier / e.sensitivity;
   return LossPair::mixture({{1 - full, LossPair::sampled_gaussian(e.sample_rate, noise)},

@@ -13,6 +13,9 @@ namespace dpfa::accounting {
 // dominate it, or more than 512 are of other kinds than the first two:
 //   gaussian                      all of them one Gaussian: the joint loss is normal
 //   poisson_subsampled_gaussian   (1 - q) N(0, s^2) + q N(1, s^2) against N(0, s^2); not for replace_one
+//   poisson_subsampled_discrete_gaussian, poisson_subsampled_noise_shares
+//                                 the sampled Gaussian of dominating_noise_multiplier (noise_shares.h), where
+//                                 sigma >= 4; the caller adds the allowance of the same header
 //   truncated_poisson...          the mixture of truncation_probability (mechanism_rdp.h)
 //   randomized_response           its own probabilities
 //   approximate_dp                Kairouz, Oh and Viswanath 2015; so the events with a pure epsilon:

@@ -69,6 +69,10 @@ RdpCurve curve_of(const PoissonSampledDiscreteGaussianEvent& e) {
   return [e](double order) { return sampled_discrete_gaussian_rdp(e, order); };
 }
 
+RdpCurve curve_of(const NoiseSharesEvent& e) {
+  return [e](double order) { return noise_shares_rdp(e, order); };
+}
+
 RdpCurve curve_of(const DiscreteLaplaceEvent& e) {
   return [e](double order) { return discrete_laplace_rdp(e.parameter, e.sensitivity, order); };
 }

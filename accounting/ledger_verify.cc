@@ -54,10 +54,21 @@ std::string why_not_private(const json& open) {
   return reasons;
 }
 
+double outsiders_epsilon(std::vector<Charge> charges, const EpsilonReport& of_insiders) {
+  bool differs = false;
+  for (Charge& charge : charges) {
+    const Event seen = seen_by_outsiders(charge.event);
+    differs = differs || to_json(seen) != to_json(charge.event);
+    charge.event = seen;
+  }
+  if (!differs) return of_insiders.epsilon;
+  return std::min(of_insiders.epsilon, epsilon_of(charges, of_insiders.delta).epsilon);
+}
+
 class Verifier {
  public:
   LedgerReport verify(const std::string& text, const std::vector<LedgerAnchor>& anchors) {
-    report_.epsilon = report_.epsilon_charged = kInfinity;
+    report_.epsilon = report_.epsilon_charged = report_.epsilon_outsiders = kInfinity;
     try {
       read(text, anchors);
       judge();
@@ -152,6 +163,7 @@ class Verifier {
       report_.epsilon = whole.epsilon;
       report_.lower_bound = whole.lower_bound;
       report_.accountant = whole.accountant;
+      report_.epsilon_outsiders = outsiders_epsilon(charges, whole);
     } catch (const Error& error) {
       throw Invalid{std::string("what was charged has no epsilon: ") + error.what()};
     }
@@ -200,7 +212,7 @@ LedgerReport verify_ledger(const std::filesystem::path& run, std::vector<LedgerA
   if (report.valid && !problem.empty()) {
     report.valid = false;
     report.reason = problem;
-    report.epsilon = report.epsilon_charged = kInfinity;
+    report.epsilon = report.epsilon_charged = report.epsilon_outsiders = kInfinity;
   }
   return report;
 }

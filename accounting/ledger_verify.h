@@ -38,6 +38,9 @@ struct LedgerReport {
   // guarantee also before its end. Infinity where nothing can be said (invalid, not private).
   double epsilon;
   double epsilon_charged;  // of what is charged so far
+  // `epsilon` holds against the ranks that the events let collude; this one, at most as large, against
+  // everybody who is no rank. Equal where the noise is no rank's share.
+  double epsilon_outsiders;
   double lower_bound = 0;  // no analysis of the planned steps can go below it
   double delta = 0;        // target_delta of the plan
   std::string accountant;

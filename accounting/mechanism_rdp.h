@@ -57,6 +57,8 @@ double truncation_probability(const TruncatedPoissonGaussianEvent& event);
 // s^2 - 8, of which the discrete one is a randomised rounding with relative error e <= 4.01 e^(-16 pi^2) per
 // coordinate (Peikert 2010), which adds d e (2 a - 1) / (a - 1).
 double sampled_discrete_gaussian_rdp(const PoissonSampledDiscreteGaussianEvent& event, double order);
+// B(c) for d dithered coordinates, given D^2.
+double dithered_log_moment(double square, double d, double c);
 // P(x) ~ exp(-a |x|) on whole numbers, shifted: directly. The moment is a sum of exponentials in the shift,
 // log-convex and 1 at 0, so an L1 sensitivity spread over coordinates costs no more than on one.
 double discrete_laplace_rdp(double parameter, int64_t shift, double order);

@@ -8,6 +8,7 @@
 
 #include "accounting/mechanism_rdp.h"
 #include "accounting/rdp.h"
+#include "src/base/plant.h"
 
 namespace dpfa::accounting {
 namespace {
@@ -30,8 +31,7 @@ double log_mixture(double q, double x) {
 double log_difference_moment(const PoissonSampledDiscreteGaussianEvent& e, double c) {
   const double square = e.sensitivity * e.sensitivity;
   if (e.rounded_dimension == 0) return c * square;
-  if (c >= 2) return kInfinity;
-  return c * square / (1 - c / 2) - static_cast<double>(e.rounded_dimension) / 2 * std::log1p(-c / 2);
+  return dithered_log_moment(square, static_cast<double>(e.rounded_dimension), c);
 }
 
 // log sum_k Bin(k; n, q) e^(growth of k), without what sums to 1.
@@ -134,6 +134,11 @@ double truncation_probability(const TruncatedPoissonGaussianEvent& e) {
       boost::math::ibeta(static_cast<long double>(full), static_cast<long double>(others - full + 1),
                          static_cast<long double>(e.sample_rate));
   return std::min(1.0, static_cast<double>(tail) * kRoundUp);
+}
+
+double dithered_log_moment(double square, double d, double c) {
+  if (DPFA_PLANT("dither_costs_nothing")) return c * square;
+  return c < 2 ? c * square / (1 - c / 2) - d / 2 * std::log1p(-c / 2) : kInfinity;
 }
 
 double sampled_discrete_gaussian_rdp(const PoissonSampledDiscreteGaussianEvent& e, double order) {

@@ -129,6 +129,9 @@ class Simplifier {
   void rewrite(const PoissonSampledDiscreteGaussianEvent& e, int64_t count) {
     if (e.sample_rate > 0) keep(e, count);
   }
+  void rewrite(const NoiseSharesEvent& e, int64_t count) {
+    if (e.sample_rate > 0) keep(e, count);
+  }
   void rewrite(const DiscreteLaplaceEvent& e, int64_t count) {
     if (e.sensitivity > 0) keep(e, count);
   }

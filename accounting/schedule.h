@@ -13,8 +13,9 @@ struct Schedule {
   // Distinct events with counts > 0 in an order that depends on nothing but the set of charges. Left of the
   // events: gaussian and poisson_subsampled_gaussian with sensitivity 1 (the latter with a rate in (0, 1)),
   // truncated_poisson_subsampled_gaussian, sampled_without_replacement_gaussian, laplace, discrete_gaussian,
-  // poisson_subsampled_discrete_gaussian, discrete_laplace, skellam, randomized_response,
-  // exponential_mechanism, zero_concentrated, approximate_dp. Exact rewritings, not bounds:
+  // poisson_subsampled_discrete_gaussian, poisson_subsampled_noise_shares, discrete_laplace, skellam,
+  // randomized_response, exponential_mechanism, zero_concentrated, approximate_dp. Exact rewritings, not
+  // bounds:
   // - same_sample_gaussian: poisson_subsampled_gaussian of noise (k sum_i s_i^-2)^(-1/2)
   // - shuffled_epoch_gaussian: gaussian, since a record lies in one batch of an epoch
   // - tree_aggregation: gaussian of noise s / sqrt(h), h = ceil(log2(steps + 1)) nodes on a path

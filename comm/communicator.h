@@ -31,6 +31,9 @@ class Communicator {
   // Sizes beyond the int counts of MPI are split; any size is allowed, 0 included.
   virtual void all_reduce_sum(std::span<int32_t> values) = 0;
   virtual void all_reduce_sum(std::span<int64_t> values) = 0;
+  // The same modulo 2^32 and 2^64, for words that wrap on purpose (secagg/masks.h).
+  virtual void all_reduce_sum(std::span<uint32_t> values) = 0;
+  virtual void all_reduce_sum(std::span<uint64_t> values) = 0;
   virtual void all_reduce_max(std::span<int64_t> values) = 0;
   // Sums of floats, for runs without privacy only: rounding depends on the rank count. All ranks receive the
   // same bits (reduced on rank 0, then broadcast).

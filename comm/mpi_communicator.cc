@@ -89,6 +89,8 @@ class MpiCommunicator : public Communicator {
 
   void all_reduce_sum(std::span<int32_t> values) override { all_reduce(values, MPI_INT32_T, MPI_SUM); }
   void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_INT64_T, MPI_SUM); }
+  void all_reduce_sum(std::span<uint32_t> values) override { all_reduce(values, MPI_UINT32_T, MPI_SUM); }
+  void all_reduce_sum(std::span<uint64_t> values) override { all_reduce(values, MPI_UINT64_T, MPI_SUM); }
   void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, MPI_INT64_T, MPI_MAX); }
 
   // Not MPI_Allreduce: some of its algorithms add in another order on each rank.

@@ -16,6 +16,8 @@ class SelfCommunicator : public Communicator {
 
   void all_reduce_sum(std::span<int32_t>) override {}
   void all_reduce_sum(std::span<int64_t>) override {}
+  void all_reduce_sum(std::span<uint32_t>) override {}
+  void all_reduce_sum(std::span<uint64_t>) override {}
   void all_reduce_max(std::span<int64_t>) override {}
   void all_reduce_sum(std::span<float>) override {}
   void broadcast(std::span<std::byte>, int root) override {

@@ -16,7 +16,7 @@
 dpfa_source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dpfa_torch_version=2.11
 dpfa_packages=(g++ cmake ninja-build ccache libopenmpi-dev openmpi-bin libboost-program-options-dev libboost-dev
-  libgtest-dev libkissfft-dev libsodium-dev nlohmann-json3-dev libicu-dev python3-venv git)
+  libgtest-dev libkissfft-dev libsodium-dev libssl-dev nlohmann-json3-dev libicu-dev python3-venv git)
 
 dpfa_say() { printf '%s\n' "$@"; }  # one line each
 

@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "src/base/error.h"
@@ -26,6 +27,10 @@ RootKey RootKey::from_system() {
     got += static_cast<size_t>(n);
   }
   if (DPFA_PLANT("seed_32bit")) std::memset(bytes.data() + 4, 0, bytes.size() - 4);
+  if (DPFA_PLANT("clock_seed")) {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    return from_insecure_seed(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
+  }
   RootKey key(bytes);
   explicit_bzero(bytes.data(), bytes.size());
   return key;

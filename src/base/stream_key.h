@@ -22,6 +22,7 @@ enum class Purpose : uint32_t {
   kSynthesis = 5,  // synthetic records, text generation
   kDither = 6,
   kMask = 7,
+  kFingerprint = 9,  // published at the start, to show that no two ranks hold one root
 };
 
 // A 256-bit ChaCha20 key for one purpose. Cheap to copy; wiped on destruction.

@@ -190,8 +190,9 @@ int bench_step(const Arguments& arguments) {
 
 int run_bench(const Arguments& arguments) {
   const std::string usage =
-      "dpfa bench step|norms|noise|account [options]: times a training step, gradient norms, noise or the "
-      "accountant beside a baseline";
+      "dpfa bench step|norms|noise|comm|account [options]: times a training step, gradient norms, noise, "
+      "sums over "
+      "ranks or the accountant beside a baseline";
   if (!arguments.empty() && (arguments[0] == "--help" || arguments[0] == "help")) {
     std::cout << usage << "\n";
     return 0;
@@ -200,6 +201,8 @@ int run_bench(const Arguments& arguments) {
     return bench_account({arguments.begin() + 1, arguments.end()});
   if (!arguments.empty() && arguments[0] == "norms")
     return bench_norms({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "comm")
+    return bench_comm({arguments.begin() + 1, arguments.end()});
   if (!arguments.empty() && arguments[0] == "noise")
     return bench_noise({arguments.begin() + 1, arguments.end()});
   if (arguments.empty() || arguments[0] != "step")

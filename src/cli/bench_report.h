@@ -26,6 +26,7 @@ BenchResult time_in_turn(const std::string& name, const std::function<void()>& w
 void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json);
 
 int bench_norms(const std::vector<std::string>& arguments);
+int bench_comm(const std::vector<std::string>& arguments);
 int bench_noise(const std::vector<std::string>& arguments);
 
 }  // namespace dpfa::cli

@@ -22,5 +22,6 @@ int run_eval(const Arguments& arguments);
 int run_export(const Arguments& arguments);
 int run_audit(const Arguments& arguments);
 int run_debug(const Arguments& arguments);
+int run_keys(const Arguments& arguments);
 
 }  // namespace dpfa::cli

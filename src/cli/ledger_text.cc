@@ -90,6 +90,7 @@ json ledger_json(const LedgerReport& report) {
           {"not_private_because", report.not_private_because},
           {"epsilon", epsilon_json(report, report.epsilon)},
           {"epsilon_charged", epsilon_json(report, report.epsilon_charged)},
+          {"epsilon_outsiders", epsilon_json(report, report.epsilon_outsiders)},
           {"lower_bound", epsilon_json(report, report.lower_bound)},
           {"delta", has_epsilon ? json(report.delta) : json()},
           {"accountant", has_epsilon ? json(report.accountant) : json()},
@@ -151,6 +152,10 @@ void print_summary(const LedgerReport& report) {
   std::cout << "epsilon " << short_text(report.epsilon) << " at delta " << short_text(report.delta) << " for "
             << std::max(report.steps, report.planned_steps) << " steps (planned " << report.planned_steps
             << "), epsilon " << short_text(report.epsilon_charged) << " charged so far\n"
+            << (report.epsilon_outsiders < report.epsilon
+                    ? "this is what colluding ranks may learn; epsilon " +
+                          short_text(report.epsilon_outsiders) + " to everybody who is no rank\n"
+                    : "")
             << "accountant " << report.accountant << ", relation " << report.relation
             << "; no analysis can go below " << short_text(report.lower_bound) << "\n";
 }

@@ -12,6 +12,7 @@ const std::vector<Verb>& verbs() {
       {"audit", run_audit, "what a model has memorised of planted secrets"},
       {"account", run_account, "epsilon, delta, noise and steps of a mechanism"},
       {"ledger", run_ledger, "prints and verifies what a run has spent"},
+      {"keys", run_keys, "identities of ranks that do not trust each other"},
       {"debug", run_debug, "per-example gradients, to compare with other libraries"},
       {"bench", run_bench, "times a training step beside its non-private baseline, and the accountant"},
       {"doctor", run_doctor, "versions and devices found, what will be used and why"},

@@ -69,4 +69,13 @@ std::vector<int64_t> PoissonSampler::draw(int64_t draw, int64_t dataset_records)
   return drawn;
 }
 
+int64_t most_drawn(double sample_rate, int64_t records) {
+  const double n = static_cast<double>(records), log_probability = 60 * M_LN2;
+  const double mean = n * sample_rate, variance = mean * (1 - sample_rate);
+  // exp(-t^2 / (2 (variance + t / 3))) = 2^-60.
+  const double third = log_probability / 3;
+  const double above = third + std::sqrt(third * third + 2 * variance * log_probability);
+  return static_cast<int64_t>(std::min(n, std::ceil(mean + above)));
+}
+
 }  // namespace dpfa::data

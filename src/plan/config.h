@@ -67,9 +67,18 @@ struct TrainConfig {
 };
 
 struct AggregationConfig {
-  std::string mode = "plaintext";   // masked: not in this build
-  std::string noise = "after_sum";  // shares: not in this build
-  int64_t colluding_ranks = 0;
+  std::string mode = "plaintext";   // plaintext | masked
+  std::string noise = "after_sum";  // after_sum | shares
+  int64_t colluding_ranks = 0;      // t
+  // mode = masked; the files may lie elsewhere on every host:
+  std::string allow_list = {};  // public keys of all ranks
+  std::string identity = {};    // secret key of this rank
+  // noise = shares:
+  int64_t ranks = 0;       // N; 0: those that were started
+  int64_t lane_bits = 32;  // 16, 21 or 32
+  int64_t grid_bits = 0;   // 0: the finest grid that the lanes hold
+  double clamp_norms = 4;  // a coordinate of a rank's sum may reach at least this many max_grad_norm
+  double overflow_probability = 1e-15;  // of some sum of lanes in one step
 };
 
 // Nothing here may change what is released.
@@ -83,8 +92,8 @@ struct RuntimeConfig {
   int64_t norm_memory_mib = 0;       // for gradients that `auto` keeps; 0: those of one record
   int64_t threads = 0;               // per rank; 0: cores of the host / ranks on it
   std::optional<int64_t> expected_world_size;
-  int64_t watchdog_seconds = 300;    // 0: off
-  bool constant_step_slots = false;  // not in this build
+  int64_t watchdog_seconds = 300;  // 0: off
+  bool constant_step_slots = false;
 };
 
 struct OutputConfig {

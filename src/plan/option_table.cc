@@ -1,5 +1,6 @@
 #include "src/plan/option_table.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "src/plan/value.h"
@@ -31,6 +32,14 @@ Rule count_from(int64_t low) {
 Rule count_up_to(int64_t high) {
   return {.expected = "a whole number from 0 to " + std::to_string(high),
           .accepts = [high](double value) { return value >= 0 && value <= static_cast<double>(high); }};
+}
+
+Rule one_of_counts(const std::vector<double>& counts) {
+  std::string expected;
+  for (double count : counts) expected += (expected.empty() ? "" : " or ") + format_real(count);
+  return {.expected = expected, .accepts = [counts](double value) {
+            return std::find(counts.begin(), counts.end(), value) != counts.end();
+          }};
 }
 
 Rule at_least(double low) {
@@ -128,11 +137,30 @@ const std::vector<ConfigOption>& option_table() {
       {DPFA_KEY(train, checkpoint_every), count_from(0), "steps between checkpoints; 0: only at the end"},
       {DPFA_KEY(train, keep_checkpoints), count_from(1), "checkpoints that are kept"},
 
-      {DPFA_KEY(aggregation, mode), one_of({"plaintext"}, {"masked"}), "how the ranks sum"},
-      {DPFA_KEY(aggregation, noise), one_of({"after_sum"}, {"shares"}),
-       "after_sum: rank 0 draws the noise root, ranks and network are trusted"},
+      {DPFA_KEY(aggregation, mode), one_of({"plaintext", "masked"}),
+       "how the ranks sum; masked: no rank and no network sees another's part"},
+      {DPFA_KEY(aggregation, noise), one_of({"after_sum", "shares"}),
+       "after_sum: rank 0 draws the noise root, ranks and network are trusted; shares: every rank adds a "
+       "share of its own"},
       {DPFA_KEY(aggregation, colluding_ranks), count_from(0),
-       "ranks that may pool what they know (noise = shares)"},
+       "ranks that may pool what they know; needs noise = shares, mode = masked and constant_step_slots"},
+      {DPFA_KEY(aggregation, allow_list), any_text("a file"),
+       "mode = masked: the public key of each rank, lines of `dpfa keys new`"},
+      {DPFA_KEY(aggregation, identity), any_text("a file"),
+       "mode = masked: the secret key of this rank, from `dpfa keys new`; another file on every rank"},
+      {DPFA_KEY(aggregation, ranks), count_from(0),
+       "noise = shares: ranks that add a share; 0: those that are started"},
+      {DPFA_KEY(aggregation, lane_bits), one_of_counts({16, 21, 32}),
+       "noise = shares: bits of an integer that ranks sum"},
+      {DPFA_KEY(aggregation, grid_bits), count_up_to(22),
+       "noise = shares: the grid is 2^-grid_bits of max_grad_norm, down to a power of two; 0: the finest "
+       "that "
+       "the lanes hold"},
+      {DPFA_KEY(aggregation, clamp_norms), above_zero_to(1e6),
+       "noise = shares: a coordinate of a rank's sum may reach at least this times max_grad_norm; beyond it "
+       "is cut"},
+      {DPFA_KEY(aggregation, overflow_probability), above_zero_to(1e-6),
+       "noise = shares: most that some sum of lanes leaves its range with in one step"},
 
       {DPFA_KEY(runtime, microbatch_size), count_up_to(255),
        "records per forward pass; 0: chosen by measurement"},
@@ -151,9 +179,9 @@ const std::vector<ConfigOption>& option_table() {
        "stop where another number of ranks was started"},
       {DPFA_KEY(runtime, watchdog_seconds), count_from(0),
        "shortest time without progress after which a rank ends itself; 0: off"},
-      {DPFA_KEY(runtime, constant_step_slots),
-       {.expected = "true or false", .not_in_this_build = {"true"}},
-       "every step takes the same time, whatever was drawn"},
+      {DPFA_KEY(runtime, constant_step_slots), boolean(),
+       "every step makes the same number of passes over whole contexts, one record each, whatever was drawn; "
+       "several times slower; needs privacy.dataset_size"},
 
       {DPFA_KEY(output, dir), any_text("a folder"),
        "run directory; an existing one is refused without --resume"},

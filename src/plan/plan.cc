@@ -11,6 +11,7 @@
 #include "src/base/check.h"
 #include "src/base/error.h"
 #include "src/base/plant.h"
+#include "src/plan/share_layout.h"
 #include "src/plan/value.h"
 
 namespace dpfa::plan {
@@ -18,9 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-// Bits of the grid below the clipping norm: integers of one contribution stay within 2^23, noise within
-// int64.
-constexpr int kGridBits = 22;
 // Beyond this the "probability of failure" reading of delta has become a likely event.
 constexpr double kLargestDelta = 0.1;
 // Rounded decimals in a configuration are not a contradiction; a different batch is.
@@ -32,13 +30,10 @@ void require_value(const std::string& key, const std::string& given, const std::
   if (given != supported) throw Unsupported(key + " = " + given + kNotInThisBuild + supported);
 }
 
-void check_mechanism(const PrivacyConfig& privacy, const AggregationConfig& aggregation) {
+void check_mechanism(const PrivacyConfig& privacy) {
   require_value("privacy.clipping", privacy.clipping, "flat");
   require_value("privacy.privacy_unit", privacy.privacy_unit, "record");
   require_value("privacy.neighboring_relation", privacy.neighboring_relation, "add_or_remove_one");
-  require_value("aggregation.mode", aggregation.mode, "plaintext");
-  require_value("aggregation.noise", aggregation.noise, "after_sum");
-  require_value("aggregation.colluding_ranks", std::to_string(aggregation.colluding_ranks), "0");
   if (privacy.numerics == "auto") {
     throw ConfigError("privacy.numerics = auto: the plan needs the measured choice, exact or fp32");
   }
@@ -121,23 +116,35 @@ Batch resolve_batch(const PrivacyConfig& privacy) {
 
 // Everything that follows from the primary fields; from_json() compares, so no ledger can state a
 // sensitivity, noise or grid of its own.
-json with_derived(json fields) {
-  const double norm = fields.at("max_grad_norm").get<double>();
-  const double parameters = fields.at("trainable_parameters").get<double>();
-  const int grid_exponent = std::ilogb(norm) - kGridBits;
-  const double numerics = fields.at("numerics") == "fp32" ? std::ldexp(1.0, -8) : 0.0;
-  const double slack =
-      std::sqrt(parameters) / 2 * (std::ldexp(1.0, grid_exponent) / norm) + std::ldexp(1.0, -20) + numerics;
-  const double sensitivity = norm * (1 + slack);
+json with_derived(json fields, const PrivacyConfig& privacy, const AggregationConfig& aggregation,
+                  int64_t parameters) {
+  const double norm = privacy.max_grad_norm;
+  const double rate = fields.at("sample_rate").get<double>();
   const double noise_multiplier = fields.at("noise_multiplier").get<double>();
+  if (aggregation.noise == "shares") {
+    const ShareLayout layout = share_layout(privacy, aggregation, parameters, noise_multiplier);
+    const double ranks = static_cast<double>(aggregation.ranks);
+    const auto event = share_event(layout, aggregation, parameters, rate);
+    accounting::check_event(event);
+    fields["grid_bits"] = layout.grid_bits;
+    fields["grid_exponent"] = layout.contribution_exponent;
+    fields["lane_exponent"] = layout.lane_exponent;
+    fields["lane_clamp"] = layout.share.clamp;
+    fields["slack"] = layout.slack;
+    fields["sensitivity"] = norm * (1 + layout.slack);
+    fields["noise_stddev"] = std::ldexp(layout.share.share_sigma * std::sqrt(ranks), layout.lane_exponent);
+    fields["event"] = accounting::to_json(event);
+    return fields;
+  }
+  const int grid_exponent = std::ilogb(norm) - kContributionGridBits;
+  const double slack = contribution_slack(privacy, parameters, grid_exponent);
+  const double sensitivity = norm * (1 + slack);
   fields["grid_exponent"] = grid_exponent;
   fields["slack"] = slack;
   fields["sensitivity"] = sensitivity;
   fields["noise_stddev"] = noise_multiplier * (DPFA_PLANT("no_C_in_noise") ? 1 + slack : sensitivity);
-  if (fields.at("private").get<bool>()) {
-    fields["event"] = accounting::to_json(
-        accounting::PoissonSampledGaussianEvent{fields.at("sample_rate").get<double>(), noise_multiplier});
-  }
+  if (privacy.enabled)
+    fields["event"] = accounting::to_json(accounting::PoissonSampledGaussianEvent{rate, noise_multiplier});
   return fields;
 }
 
@@ -145,9 +152,11 @@ json optional_field(const auto& value) { return value ? json(*value) : json(null
 
 }  // namespace
 
-PrivacyPlan PrivacyPlan::derive(const PrivacyConfig& privacy, const AggregationConfig& aggregation,
+PrivacyPlan PrivacyPlan::derive(const PrivacyConfig& privacy, const AggregationConfig& given_aggregation,
                                 int64_t trainable_parameters) {
-  check_mechanism(privacy, aggregation);
+  AggregationConfig aggregation = given_aggregation;
+  check_mechanism(privacy);
+  check_aggregation(privacy, aggregation);
   check_numbers(privacy, trainable_parameters);
   const Batch batch = resolve_batch(privacy);
   json fields = {
@@ -174,47 +183,74 @@ PrivacyPlan PrivacyPlan::derive(const PrivacyConfig& privacy, const AggregationC
     fields["neighboring_relation"] = privacy.neighboring_relation;
     fields["target_epsilon"] = optional_field(privacy.target_epsilon);
     fields["target_delta"] = privacy.target_delta;
+    const int64_t charges = privacy.steps + privacy.reserve_steps;
+    const bool shares = aggregation.noise == "shares";
     fields["noise_multiplier"] =
-        privacy.noise_multiplier
-            ? *privacy.noise_multiplier
-            : accounting::noise_multiplier_for(*privacy.target_epsilon, privacy.target_delta,
-                                               batch.sample_rate, privacy.steps + privacy.reserve_steps);
+        privacy.noise_multiplier ? *privacy.noise_multiplier
+        : shares ? calibrated_shares(privacy, aggregation, trainable_parameters, batch.sample_rate, charges)
+                 : accounting::noise_multiplier_for(*privacy.target_epsilon, privacy.target_delta,
+                                                    batch.sample_rate, charges);
+  }
+  if (aggregation.noise == "shares") {
+    fields["ranks"] = aggregation.ranks;
+    fields["lane_bits"] = aggregation.lane_bits;
+    fields["clamp_norms"] = aggregation.clamp_norms;
+    fields["overflow_probability"] = aggregation.overflow_probability;
   }
   PrivacyPlan plan;
-  plan.fields_ = with_derived(std::move(fields));
+  plan.fields_ = with_derived(std::move(fields), privacy, aggregation, trainable_parameters);
   return plan;
+}
+
+PrivacyPlan PrivacyPlan::rederived(const json& fields) {
+  PrivacyConfig privacy;
+  AggregationConfig aggregation;
+  privacy.enabled = fields.at("private").get<bool>();
+  privacy.privacy_unit = fields.at("privacy_unit").get<std::string>();
+  privacy.sample_rate = fields.at("sample_rate").get<double>();
+  privacy.expected_batch_size = fields.at("expected_batch_size").get<double>();
+  if (!fields.at("dataset_size").is_null()) privacy.dataset_size = fields.at("dataset_size").get<int64_t>();
+  privacy.steps = fields.at("steps").get<int64_t>();
+  privacy.reserve_steps = fields.at("reserve_steps").get<int64_t>();
+  privacy.max_grad_norm = fields.at("max_grad_norm").get<double>();
+  privacy.clipping = fields.at("clipping").get<std::string>();
+  privacy.loss = fields.at("loss").get<std::string>();
+  privacy.numerics = fields.at("numerics").get<std::string>();
+  privacy.generator = fields.at("generator").get<std::string>();
+  aggregation.mode = fields.at("aggregation").get<std::string>();
+  aggregation.noise = fields.at("noise").get<std::string>();
+  aggregation.colluding_ranks = fields.at("colluding_ranks").get<int64_t>();
+  if (privacy.enabled) {
+    privacy.neighboring_relation = fields.at("neighboring_relation").get<std::string>();
+    privacy.target_delta = fields.at("target_delta").get<double>();
+    // The recorded multiplier is what the run uses: a later calibration may give another one.
+    privacy.noise_multiplier = fields.at("noise_multiplier").get<double>();
+  }
+  if (aggregation.noise == "shares") {
+    aggregation.ranks = fields.at("ranks").get<int64_t>();
+    aggregation.lane_bits = fields.at("lane_bits").get<int64_t>();
+    aggregation.grid_bits = fields.at("grid_bits").get<int64_t>();
+    aggregation.clamp_norms = fields.at("clamp_norms").get<double>();
+    aggregation.overflow_probability = fields.at("overflow_probability").get<double>();
+  }
+  PrivacyPlan plan = derive(privacy, aggregation, fields.at("trainable_parameters").get<int64_t>());
+  if (privacy.enabled && !fields.at("target_epsilon").is_null()) {
+    plan.fields_["target_epsilon"] = fields.at("target_epsilon").get<double>();
+  }
+  return plan;
+}
+
+PrivacyPlan PrivacyPlan::for_ranks(int64_t ranks) const {
+  if (!noise_shares()) return *this;
+  json fields = fields_;
+  fields["ranks"] = ranks;
+  return rederived(fields);
 }
 
 PrivacyPlan PrivacyPlan::from_json(const json& fields) {
   PrivacyPlan plan;
   try {
-    PrivacyConfig privacy;
-    AggregationConfig aggregation;
-    privacy.enabled = fields.at("private").get<bool>();
-    privacy.privacy_unit = fields.at("privacy_unit").get<std::string>();
-    privacy.sample_rate = fields.at("sample_rate").get<double>();
-    privacy.expected_batch_size = fields.at("expected_batch_size").get<double>();
-    if (!fields.at("dataset_size").is_null()) privacy.dataset_size = fields.at("dataset_size").get<int64_t>();
-    privacy.steps = fields.at("steps").get<int64_t>();
-    privacy.reserve_steps = fields.at("reserve_steps").get<int64_t>();
-    privacy.max_grad_norm = fields.at("max_grad_norm").get<double>();
-    privacy.clipping = fields.at("clipping").get<std::string>();
-    privacy.loss = fields.at("loss").get<std::string>();
-    privacy.numerics = fields.at("numerics").get<std::string>();
-    privacy.generator = fields.at("generator").get<std::string>();
-    aggregation.mode = fields.at("aggregation").get<std::string>();
-    aggregation.noise = fields.at("noise").get<std::string>();
-    aggregation.colluding_ranks = fields.at("colluding_ranks").get<int64_t>();
-    if (privacy.enabled) {
-      privacy.neighboring_relation = fields.at("neighboring_relation").get<std::string>();
-      privacy.target_delta = fields.at("target_delta").get<double>();
-      // The recorded multiplier is what the run uses: a later calibration may give another one.
-      privacy.noise_multiplier = fields.at("noise_multiplier").get<double>();
-    }
-    plan = derive(privacy, aggregation, fields.at("trainable_parameters").get<int64_t>());
-    if (privacy.enabled && !fields.at("target_epsilon").is_null()) {
-      plan.fields_["target_epsilon"] = fields.at("target_epsilon").get<double>();
-    }
+    plan = rederived(fields);
   } catch (const json::exception& error) {
     throw StateError(std::string("the plan of this ledger is not readable: ") + error.what());
   } catch (const ConfigError& error) {
@@ -249,6 +285,24 @@ const std::string& PrivacyPlan::numerics() const {
 const std::string& PrivacyPlan::generator() const {
   return fields_.at("generator").get_ref<const std::string&>();
 }
+double PrivacyPlan::lane_grid() const {
+  return std::ldexp(1.0, fields_.value("lane_exponent", grid_exponent()));
+}
+const std::string& PrivacyPlan::aggregation_mode() const {
+  return fields_.at("aggregation").get_ref<const std::string&>();
+}
+
+std::optional<NoiseShares> PrivacyPlan::noise_shares() const {
+  if (fields_.at("noise") != "shares") return std::nullopt;
+  const json& event = fields_.at("event");
+  return NoiseShares{.ranks = event.at("ranks").get<int64_t>(),
+                     .colluding_ranks = event.at("colluding_ranks").get<int64_t>(),
+                     .lane_bits = fields_.at("lane_bits").get<int>(),
+                     .share = {.dither_shift = fields_.at("lane_exponent").get<int>() - grid_exponent(),
+                               .clamp = fields_.at("lane_clamp").get<int64_t>(),
+                               .share_sigma = event.at("share_sigma").get<double>()}};
+}
+
 const std::string& PrivacyPlan::loss() const { return fields_.at("loss").get_ref<const std::string&>(); }
 json PrivacyPlan::to_json() const { return fields_; }
 
@@ -271,7 +325,7 @@ accounting::Event PrivacyPlan::event() const {
 int64_t PrivacyPlan::allowed_charges() const {
   if (!is_private()) return std::numeric_limits<int64_t>::max();
   if (fields_.at("target_epsilon").is_null()) return max_charges();
-  return accounting::steps_for(target_epsilon(), target_delta(), sample_rate(), noise_multiplier());
+  return accounting::steps_for(target_epsilon(), target_delta(), event());
 }
 
 std::string PrivacyPlan::digest() const {

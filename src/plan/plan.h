@@ -12,18 +12,31 @@
 // relative each). numerics = fp32 adds 2^-8, the certified error of its norms and products (kGramSlack in
 // kernels/norm_route.h).
 // noise stddev = noise_multiplier x sensitivity, on the sum.
+// With noise = shares the number of ranks, the colluding ones and the lanes belong to the plan
+// (share_layout.h), the grid may be coarser, and the noise stddev is that of all shares together.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "accounting/event.h"
+#include "src/base/random/rank_contribution.h"
 #include "src/plan/config.h"
 
 namespace dpfa::plan {
+
+// noise = shares.
+struct NoiseShares {
+  int64_t ranks = 0, colluding_ranks = 0;  // N and t
+  int lane_bits = 0;
+  RankShare share;
+};
+
+struct RunFacts;
 
 class PrivacyPlan {
  public:
@@ -35,6 +48,10 @@ class PrivacyPlan {
                             int64_t trainable_parameters);
   // The plan that a ledger's open line describes; throws StateError where a field is missing or does not fit.
   static PrivacyPlan from_json(const nlohmann::json& fields);
+  // The same plan (noise multiplier, grid, claim against colluding_ranks) where a run with noise = shares
+  // goes on with another number of ranks; noise = after_sum: this plan. Throws as derive() where it has no
+  // room.
+  PrivacyPlan for_ranks(int64_t ranks) const;
 
   bool is_private() const;             // false: enabled = false; no epsilon exists
   double sample_rate() const;          // q
@@ -44,16 +61,19 @@ class PrivacyPlan {
   double noise_multiplier() const;
   double max_grad_norm() const;  // C
   double slack() const;
-  double sensitivity() const;   // C (1 + slack)
-  double noise_stddev() const;  // on the sum, before the divisor
-  int grid_exponent() const;
+  double sensitivity() const;     // C (1 + slack)
+  double noise_stddev() const;    // on the sum, before the divisor
+  int grid_exponent() const;      // of one record's integers
   double grid() const;            // 2^grid_exponent
+  double lane_grid() const;       // of the integers that ranks sum; grid() unless shares are on a coarser one
   double target_delta() const;    // only where is_private()
   double target_epsilon() const;  // only where is_private(); infinity where noise_multiplier was given
   const std::string& numerics() const;
   const std::string& generator() const;
   const std::string& loss() const;
-  accounting::Event event() const;  // of one step; only where is_private()
+  const std::string& aggregation_mode() const;      // plaintext | masked
+  std::optional<NoiseShares> noise_shares() const;  // nothing: noise = after_sum
+  accounting::Event event() const;                  // of one step; only where is_private()
   // Largest number of charges whose epsilon does not exceed what was planned: with target_epsilon the last
   // one within the target, otherwise max_charges(). Without privacy there is no limit (the largest int64_t).
   int64_t allowed_charges() const;
@@ -64,8 +84,10 @@ class PrivacyPlan {
   // The privacy statement: unit, relation, sampler, q, sigma, C, steps, epsilon at delta, accountant, and in
   // words whom it protects from whom and from whom not.
   std::string statement() const;
+  std::string statement(const RunFacts& facts) const;  // with what the run does outside its plan (claims.h)
 
  private:
+  static PrivacyPlan rederived(const nlohmann::json& fields);
   nlohmann::json fields_;
 };
 

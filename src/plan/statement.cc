@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "accounting/accountant.h"
+#include "src/plan/claims.h"
 #include "src/plan/plan.h"
 #include "src/plan/value.h"
 
@@ -32,12 +33,17 @@ class Lines {
   std::ostringstream out_;
 };
 
-void add_epsilon(const PrivacyPlan& plan, const std::string& label, int64_t charges, Lines& lines) {
-  const auto report = accounting::epsilon_of(plan.event(), charges, plan.target_delta());
+std::string ranks_text(int64_t ranks) { return std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks"); }
+
+void add_epsilon(const PrivacyPlan& plan, const std::string& label, const accounting::Event& event,
+                 int64_t charges, Lines& lines) {
+  const auto report = accounting::epsilon_of(event, charges, plan.target_delta());
+  const std::string least = report.lower_bound > 0
+                                ? "; no accountant can report less than " + rounded(report.lower_bound, false)
+                                : "";
   lines.add(label, rounded(report.epsilon, true) + " at delta = " + format_real(plan.target_delta()) +
                        " after " + std::to_string(charges) + " charged steps (accountant " +
-                       report.accountant + "; no accountant can report less than " +
-                       rounded(report.lower_bound, false) + ")");
+                       report.accountant + least + ")");
 }
 
 void add_sampling(const PrivacyPlan& plan, Lines& lines) {
@@ -56,19 +62,89 @@ std::string steps_text(const PrivacyPlan& plan) {
 const char kProtection[] =
     "Protected: whether any one record was in the training data, and what it says, from anyone who sees the\n"
     "model, the checkpoints, the ledger and the metrics, whatever else they know, up to the epsilon and "
-    "delta above.\n"
-    "Not protected:\n"
-    "  - from the operators of the ranks and of the network: the ranks see records and sums without noise\n"
-    "    (noise = after_sum: rank 0 draws the noise root; ranks and network are trusted);\n"
-    "  - from anyone who watches the machine's timing: the time of a step depends on the records drawn;\n"
+    "delta above.\n";
+
+const char kAlwaysOpen[] =
     "  - a person with several records counts as several units: for k records epsilon grows about "
     "k-fold, delta faster;\n"
     "  - other runs on the same data, tuning runs included, compose with this one and are not included;\n"
     "  - what is true of the population and would be learnt without the record too.";
 
+std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
+  const Claims claims = claims_of(plan, facts);
+  if (!claims.outsiders.event) return "No epsilon holds for this run: " + claims.outsiders.refusal + ".";
+  std::string text = kProtection;
+  if (claims.network.event)
+    text += "The same epsilon holds for anyone who also reads what the ranks send each other.\n";
+  if (claims.insiders.event)
+    text += "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
+            " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n";
+  text += "Not protected:\n";
+  if (!plan.noise_shares())
+    text +=
+        "  - from the operators of the ranks and of the network: the ranks see records and sums without "
+        "noise\n"
+        "    (noise = after_sum: rank 0 draws the noise root; ranks and network are trusted);\n";
+  if (plan.noise_shares() && !claims.network.event)
+    text += "  - from the network: " + claims.network.refusal + ";\n";
+  if (plan.noise_shares() && !claims.insiders.event)
+    text += "  - from the ranks: " + claims.insiders.refusal + ";\n";
+  if (plan.noise_shares())
+    text +=
+        "  - from a rank that lies: it counts as one of the colluding ranks, and its own part may be "
+        "wrong;\n";
+  if (!facts.constant_step_slots)
+    text +=
+        "  - from anyone who watches the machine's timing: the time of a step depends on the records "
+        "drawn;\n";
+  return text + kAlwaysOpen;
+}
+
+// Epsilon to everybody, and where ranks may collude the larger one to them.
+void add_epsilons(const PrivacyPlan& plan, const RunFacts& facts, Lines& lines) {
+  const Claims claims = claims_of(plan, facts);
+  if (!claims.outsiders.event) {
+    lines.add("epsilon", "none: " + claims.outsiders.refusal);
+    return;
+  }
+  const auto add = [&](const std::string& label, int64_t charges) {
+    add_epsilon(plan, label, *claims.outsiders.event, charges, lines);
+    if (claims.insiders.event)
+      add_epsilon(plan, "  to " + ranks_text(plan.noise_shares()->colluding_ranks), *claims.insiders.event,
+                  charges, lines);
+  };
+  add("epsilon", plan.steps());
+  if (plan.max_charges() > plan.steps()) add("with reserve", plan.max_charges());
+  if (plan.noise_shares() && !claims.insiders.event)
+    lines.add("  to ranks", "no claim: " + claims.insiders.refusal);
+}
+
+std::string placement(const PrivacyPlan& plan) {
+  const auto shares = plan.noise_shares();
+  if (!shares) return "after_sum: rank 0 draws the noise root; ranks and network are trusted";
+  const std::string against =
+      shares->colluding_ranks == 0
+          ? "together"
+          : "so that those which " + ranks_text(shares->colluding_ranks) + " cannot subtract are together";
+  return "shares: each of " + ranks_text(shares->ranks) +
+         " adds discrete Gaussian noise of standard deviation " +
+         format_real(shares->share.share_sigma * plan.lane_grid()) + ", " + against +
+         " noise_multiplier x sensitivity";
+}
+
+std::string lanes(const PrivacyPlan& plan) {
+  const NoiseShares shares = *plan.noise_shares();
+  return std::to_string(shares.lane_bits) + " bits on the grid " + format_real(plan.lane_grid()) +
+         "; a coordinate of a rank's sum is cut at " +
+         format_real(static_cast<double>(shares.share.clamp) * plan.lane_grid()) +
+         (shares.share.dither_shift > 0 ? "; sums are dithered to it" : "; contributions are whole on it");
+}
+
 }  // namespace
 
-std::string PrivacyPlan::statement() const {
+std::string PrivacyPlan::statement() const { return statement(RunFacts{}); }
+
+std::string PrivacyPlan::statement(const RunFacts& facts) const {
   Lines lines;
   if (!is_private()) {
     lines.paragraph("NOT PRIVATE: privacy.enabled = false");
@@ -79,7 +155,7 @@ std::string PrivacyPlan::statement() const {
         "No noise is added. The model, its checkpoints and its metrics may reveal any training record.");
     return lines.text();
   }
-  const std::string grid = "2^" + std::to_string(grid_exponent());
+  const std::string grid = "2^" + std::to_string(std::ilogb(lane_grid()));
   const std::string target = std::isfinite(target_epsilon())
                                  ? " (calibrated for epsilon <= " + format_real(target_epsilon()) +
                                        " after " + std::to_string(max_charges()) + " charged steps)"
@@ -94,16 +170,16 @@ std::string PrivacyPlan::statement() const {
             format_real(sensitivity()) + " = max_grad_norm x (1 + " + format_real(slack()) + ")");
   lines.add("noise stddev", format_real(noise_stddev()) + " on the sum, on the grid " + grid);
   lines.add("steps", steps_text(*this));
-  add_epsilon(*this, "epsilon", steps(), lines);
-  if (max_charges() > steps()) add_epsilon(*this, "with reserve", max_charges(), lines);
+  add_epsilons(*this, facts, lines);
   lines.add("numerics", numerics() == "exact"
                             ? "exact: integer sums of materialised, rounded gradients"
                             : "fp32: norms by another formula, its error is in the sensitivity");
   lines.add("generator", generator() == "chacha20" ? "chacha20, keyed by the operating system at each start"
                                                    : "philox: makes no cryptographic claim");
-  lines.add("noise placement", "after_sum: rank 0 draws the noise root; ranks and network are trusted");
+  lines.add("noise placement", placement(*this));
+  if (noise_shares()) lines.add("lanes", lanes(*this));
   for (const std::string& warning : warnings()) lines.add("warning", warning);
-  lines.paragraph(kProtection);
+  lines.paragraph(protection(*this, facts));
   return lines.text();
 }
 

@@ -6,9 +6,9 @@
 //
 // Integers in units of 2^grid_exponent. One example moves a coordinate by at most 2^23 + 1 units (plan.h: the
 // grid is at least max_grad_norm x 2^-23), so kFlushEvery contributions fit 32 bits; then the sum moves on to
-// 64 bits. Before a release each coordinate is clamped to the share of 32 bits that leaves room for all
-// ranks: clamping is 1-Lipschitz, so the sensitivity does not grow, and the sum over ranks cannot wrap
-// whatever was drawn.
+// 64 bits. Before a release (with noise = after_sum) each coordinate is clamped to the share of 32 bits that
+// leaves room for all ranks: clamping is 1-Lipschitz, so the sensitivity does not grow, and the sum over
+// ranks cannot wrap whatever was drawn.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@
 #include <span>
 
 #include "src/base/flat_buffer.h"
+#include "src/base/random/rank_contribution.h"
 
 namespace dpfa::test {
 struct ClippedSumAccess;  // tests/support/clipped_sum_access.h: sums with given content
@@ -41,6 +42,8 @@ class ClippedSum {
   std::span<int32_t> reserve(int64_t contributions);
   // The 32-bit sum of this rank, clamped for `world_size` ranks.
   void clamp(int world_size);
+  // noise = shares: in place of the sum, what this rank adds to that of all ranks, its noise included.
+  void contribute(const RankContribution& contribution, int64_t draw);
 
   FlatBuffer<int32_t> sum_;
   FlatBuffer<int64_t> wide_;  // empty until the first flush

@@ -91,11 +91,13 @@ model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double
   return batch;
 }
 
-Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods)
+Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods,
+                 bool every_row)
     : plan_(plan),
       model_(model),
       route_(plan.numerics() == "exact" ? kernels::make_exact_route()
-                                        : kernels::make_gram_route(std::move(methods))) {}
+                                        : kernels::make_gram_route(std::move(methods))),
+      every_row_(every_row) {}
 
 Clipper::~Clipper() = default;
 

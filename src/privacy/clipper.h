@@ -27,7 +27,9 @@ namespace dpfa::privacy {
 class Clipper {
  public:
   // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32.
-  Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods = {});
+  // `every_row`: padding is worked on too, so that a record's length does not change the work.
+  Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods = {},
+          bool every_row = false);
   ~Clipper();
 
   // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied).
@@ -50,11 +52,12 @@ class Clipper {
   std::vector<kernels::ExampleOutcome> accumulate_streamed(std::span<const uint8_t> selected,
                                                            kernels::ContributionSink& sink);
   // bf16 products depend on the number of rows (kernels/gemm.h), so there every slot has all its rows.
-  bool skips_padding() const { return model_.compute() != at::kBFloat16; }
+  bool skips_padding() const { return !every_row_ && model_.compute() != at::kBFloat16; }
 
   const plan::PrivacyPlan& plan_;
   model::Gpt2& model_;
   std::unique_ptr<kernels::NormRoute> route_;
+  bool every_row_;
 };
 
 // Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.

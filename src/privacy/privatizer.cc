@@ -10,15 +10,37 @@
 #include "src/privacy/agreement.h"
 
 namespace dpfa::privacy {
+namespace {
+
+using comm::secagg::SecureSum;
+using comm::secagg::SessionKeys;
+
+SecureSum sum_of(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
+                 const std::optional<SessionKeys>& mask_keys) {
+  DPFA_CHECK((plan.aggregation_mode() == "masked") == mask_keys.has_value(), plan.aggregation_mode());
+  const auto shares = plan.noise_shares();
+  const int lane_bits = shares ? shares->lane_bits : 32;
+  return mask_keys ? SecureSum(communicator, lane_bits, *mask_keys) : SecureSum(communicator, lane_bits);
+}
+
+}  // namespace
 
 Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
-                       accounting::Ledger& ledger, const StreamKey& noise_key)
+                       accounting::Ledger& ledger, const StreamKey& noise_key,
+                       const std::optional<StreamKey>& dither_key,
+                       const std::optional<SessionKeys>& mask_keys)
     : plan_(plan),
       communicator_(communicator),
+      sum_over_ranks_(sum_of(plan, communicator, mask_keys)),
       ledger_(ledger),
       noise_key_(noise_key),
       allowed_charges_(plan.allowed_charges()) {
   DPFA_CHECK(plan.is_private());
+  const auto shares = plan.noise_shares();
+  if (!shares) return;
+  DPFA_CHECK(dither_key && shares->ranks == communicator.size(), "noise shares of ", shares->ranks,
+             " ranks on ", communicator.size());
+  contribution_.emplace(shares->share, noise_key, *dither_key);
 }
 
 bool Privatizer::may_release() const { return ledger_.charges() < allowed_charges_; }
@@ -32,6 +54,24 @@ void Privatizer::charge(int64_t step, int64_t draw) {
   ledger_.charge(step, draw, accounting::to_json(plan_.event()));
 }
 
+NoisyGradient Privatizer::release_shares(ClippedSum sum, int64_t step, int64_t draw) {
+  if (DPFA_PLANT("rank_0_noise") && communicator_.rank() != 0) {
+    sum.clamp(communicator_.size());
+  } else {
+    sum.contribute(*contribution_, draw);
+  }
+  try {
+    sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span());
+  } catch (const CommError&) {
+    if (!DPFA_PLANT("retry_same_batch")) throw;
+    charge(step, draw);
+    sum_over_ranks_.sum(draw, /*attempt=*/1, sum.sum_.span());
+  }
+  // The sum has its noise: none is added when it is read.
+  return NoisyGradient(std::move(sum.sum_), {StreamKey({}), static_cast<uint64_t>(draw), kernels::NoiseSpec{},
+                                             plan_.lane_grid() / plan_.expected_batch_size()});
+}
+
 NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   charge(step, draw);
   if (DPFA_PLANT("accountant_microbatch_steps"))
@@ -39,8 +79,9 @@ NoisyGradient Privatizer::release(ClippedSum sum, int64_t step, int64_t draw) {
   agree(communicator_,
         {.step = step, .draw = draw, .plan_digest = plan_.digest(), .ledger_digest = ledger_.digest()});
 
+  if (contribution_) return release_shares(std::move(sum), step, draw);
   sum.clamp(communicator_.size());
-  communicator_.all_reduce_sum(sum.sum_.span());
+  sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span());
 
   kernels::NoiseSpec spec{
       .stddev_in_grid_units = plan_.noise_stddev() / plan_.grid(),

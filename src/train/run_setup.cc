@@ -16,9 +16,11 @@
 #include "src/base/file.h"
 #include "src/base/watchdog.h"
 #include "src/model/gpt2_io.h"
+#include "src/plan/claims.h"
 #include "src/privacy/agreement.h"
 #include "src/privacy/clipper.h"
 #include "src/train/collective.h"
+#include "src/train/mask_keys.h"
 #include "src/train/tuning.h"
 
 namespace dpfa::train {
@@ -118,10 +120,56 @@ std::vector<std::string> stamps_of(const RunOptions& options) {
   return stamps;
 }
 
+// The configuration's plan for `ranks` of them (noise = shares: the plan names its ranks).
+plan::PrivacyPlan plan_for(const RunSetup& setup, int64_t ranks) {
+  plan::AggregationConfig aggregation = setup.config.aggregation;
+  if (aggregation.noise == "shares") aggregation.ranks = ranks;
+  return plan::PrivacyPlan::derive(setup.config.privacy, aggregation, setup.shape.parameter_count());
+}
+
+// The configuration's plan for the ranks that began the run.
+plan::PrivacyPlan opening_plan(const RunSetup& setup, const json& ledger_open) {
+  const int64_t ranks = ledger_open.at("plan").value("ranks", int64_t{0});
+  const auto shares = setup.plan->noise_shares();
+  const bool names_others = shares && ranks > 0 && ranks != shares->ranks;
+  return names_others ? plan_for(setup, ranks) : *setup.plan;
+}
+
+// The same noise multiplier, grid and claim where a run goes on with another number of ranks.
+void go_on_with_these_ranks(RunSetup& setup) {
+  const auto shares = setup.plan->noise_shares();
+  if (shares) setup.plan = opening_plan(setup, setup.ledger->open()).for_ranks(shares->ranks);
+}
+
+plan::RunFacts facts_of(const RunSetup& setup, const RunOptions& options) {
+  return {.constant_step_slots = setup.config.runtime.constant_step_slots,
+          .shared_sampling_key = options.insecure_seed.has_value(),
+          .raw_values_shown = options.debug_nonprivate};
+}
+
+// What the plan claims and this job cannot keep is refused before anything runs.
+void check_claims(const RunSetup& setup, int64_t ranks, bool dry_run) {
+  const plan::AggregationConfig& aggregation = setup.config.aggregation;
+  if (setup.config.runtime.constant_step_slots &&
+      !(setup.config.privacy.enabled && setup.config.privacy.dataset_size))
+    throw ConfigError(
+        "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
+        "private step follow from it");
+  if (aggregation.noise != "shares") return;
+  if (aggregation.ranks != 0 && aggregation.ranks != ranks && !dry_run)
+    throw ConfigError("aggregation.ranks = " + std::to_string(aggregation.ranks) + " and " +
+                      std::to_string(ranks) +
+                      " ranks were started: the noise of a rank follows from their number");
+  if (aggregation.colluding_ranks > 0 && !setup.config.runtime.constant_step_slots)
+    throw Unsupported("aggregation.colluding_ranks = " + std::to_string(aggregation.colluding_ranks) +
+                      " with runtime.constant_step_slots = false: the time of a step would tell those ranks "
+                      "what the others drew; set constant_step_slots = true");
+}
+
 void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledger,
                            const RunOptions& options) {
   const json& open = ledger.open();
-  if (open.at("plan_digest") != setup.plan->digest())
+  if (open.at("plan_digest") != opening_plan(setup, open).digest())
     throw StateError("the privacy plan of this configuration is not that of the ledger in '" +
                      setup.run_dir.string() + "': resume with the configuration of the run (its config.ini)");
   if (open.at("dataset_id") != setup.train->id())
@@ -139,7 +187,7 @@ void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledg
 void refuse_foreign_checkpoint(const RunSetup& setup) {
   const CheckpointHead& head = *setup.checkpoint;
   const std::string name = "the checkpoint '" + head.dir.string() + "'";
-  if (head.plan_digest != setup.plan->digest())
+  if (head.plan_digest != setup.ledger->open().at("plan_digest"))
     throw StateError(name +
                      " was trained under another privacy plan than that of its ledger: restore the "
                      "checkpoints of this run");
@@ -187,32 +235,39 @@ accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
                                            {"plan_digest", setup.plan->digest()}});
 }
 
+// The id keeps the lines of a copied run folder that goes on apart from the original's.
+json start_fields(const RunSetup& setup, int ranks) {
+  json fields = {{"id", random_hex_id()}, {"world_size", ranks}, {"noise", setup.config.aggregation.noise}};
+  if (const auto shares = setup.plan->noise_shares()) {
+    fields["colluding_ranks"] = shares->colluding_ranks;
+    fields["share_sigma"] = shares->share.share_sigma;  // in units of the lane grid
+  }
+  return fields;
+}
+
 void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator) {
   std::string skipped;
   on_rank_0(communicator, [&] {
     setup.ledger = open_ledger(setup, options);
     if (options.resume) setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
     if (setup.checkpoint) refuse_foreign_checkpoint(setup);
-    // The id keeps the lines of a copied run folder that goes on apart from the original's.
-    setup.ledger->start({{"id", random_hex_id()},
-                         {"world_size", communicator.size()},
-                         {"noise", setup.config.aggregation.noise}});
+    go_on_with_these_ranks(setup);
+    setup.ledger->start(start_fields(setup, communicator.size()));
   });
   const std::string text = broadcast_text(communicator, communicator.rank() == 0 ? setup.ledger->text() : "");
   if (communicator.rank() != 0) setup.ledger = accounting::Ledger::in_memory_from_text(text);
+  if (communicator.rank() != 0) go_on_with_these_ranks(setup);
   if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
 }
 
 // Every host may have its own copy of the file, and a learning rate is in no plan.
 void agree_on_configuration(const RunSetup& setup, comm::Communicator& communicator) {
-  plan::Config shared = setup.config;
-  shared.runtime = {};
-  const std::string mine = plan::to_ini(shared), first = broadcast_text(communicator, mine);
+  const std::string mine = shared_configuration(setup.config), first = broadcast_text(communicator, mine);
   on_every_rank(communicator, [&] {
     if (mine != first)
       throw ConfigError(
           "this rank was given another configuration than rank 0: all need the same file and options, only "
-          "[runtime] may differ");
+          "[runtime] and the key files of [aggregation] may differ");
   });
 }
 
@@ -235,11 +290,12 @@ void agree_on_start(RunSetup& setup, comm::Communicator& communicator) {
 void print_statement(const RunSetup& setup, const RunOptions& options, bool whole) {
   for (const std::string& warning : setup.plan->warnings()) std::cerr << "warning: " << warning << '\n';
   for (const std::string& stamp : stamps_of(options)) std::cerr << "NOT PRIVATE: " << stamp << '\n';
-  if (whole) std::cout << setup.plan->statement() << std::flush;
+  if (whole) std::cout << setup.plan->statement(facts_of(setup, options)) << std::flush;
 }
 
 // May differ between ranks: it changes no bit of what is released.
 int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
+  if (setup.config.runtime.constant_step_slots) return 1;  // a pass holds a record or none
   const int64_t configured = setup.config.runtime.microbatch_size;
   if (configured == 0) {
     const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
@@ -284,8 +340,9 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   if (measures_numerics) setup.config.privacy.numerics = "exact";  // for the checks; decided below
 
   const auto derive = [&] {
-    setup.plan = plan::PrivacyPlan::derive(setup.config.privacy, setup.config.aggregation,
-                                           setup.shape.parameter_count());
+    const int64_t stated = setup.config.aggregation.ranks;
+    setup.plan = plan_for(setup, stated > 0 ? stated : communicator.size());
+    check_claims(setup, communicator.size(), options.dry_run);
   };
   // The measurements below may take any time; everything else is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {
@@ -313,7 +370,9 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   watched("make the model", [&] {
     // Here already, so that nobody waits for the model to hear of it.
     if (!options.resume) on_rank_0(communicator, [&] { refuse_existing_output(setup); });
-    setup.keys = make_run_keys(communicator, options.insecure_seed);
+    state_agreed([&] {
+      setup.keys = make_run_keys(communicator, options.insecure_seed, setup.plan->noise_shares().has_value());
+    });
     on_every_rank(communicator, [&] { make_model(setup); });
   });
   if (measures_numerics) {
@@ -324,6 +383,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   }
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
   watched("open the run", [&] {
+    setup.keys->masks =
+        make_mask_keys(communicator, *setup.plan, setup.config, setup.shape.parameter_count());
     open_run(setup, options, communicator);
     agree_on_start(setup, communicator);
   });

@@ -53,8 +53,9 @@ class PrivateSteps final : public Steps {
                  norm_methods(c_.config.runtime, c_.context,
                               [rank = c_.communicator.rank()](const std::string& line) {
                                 if (rank == 0) std::cerr << line << '\n';
-                              })),
-        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise),
+                              }),
+                 /*every_row=*/c_.config.runtime.constant_step_slots),
+        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
         sampler_(c_.keys.sampling, c_.plan.sample_rate(), c_.communicator.rank(), c_.communicator.size()),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {}
 
@@ -70,6 +71,8 @@ class PrivateSteps final : public Steps {
     for_each_microbatch(c_, drawn, [&](const data::Microbatch& microbatch) {
       clipper_.accumulate(microbatch, dropout ? &*dropout : nullptr, sum);
     });
+    if (c_.config.runtime.constant_step_slots && !DPFA_PLANT("passes_follow_the_draw"))
+      make_passes_for_nobody(static_cast<int64_t>(drawn.size()), dropout ? &*dropout : nullptr);
     c_.watchdog.progress("agree whether to stop");
     if (any_rank_stops(c_.communicator)) return StepResult::kStopped;
     c_.watchdog.progress("release");
@@ -83,6 +86,21 @@ class PrivateSteps final : public Steps {
   std::optional<double> last_training_loss() const override { return std::nullopt; }
 
  private:
+  // The passes that a step of this rank has room for and did not need, on a made-up record, into a sum that
+  // nobody reads. A draw beyond that room (2^-60 per step where dataset_size is what was declared) takes
+  // longer; no record is left out for it.
+  void make_passes_for_nobody(int64_t drawn, const model::Dropout* dropout) {
+    const int64_t ranks = c_.communicator.size();
+    const int64_t own_records = (*c_.config.privacy.dataset_size + ranks - 1) / ranks;
+    const int64_t passes = data::most_drawn(c_.plan.sample_rate(), own_records);
+    const data::Microbatch made_up = data::made_up_microbatch(1, c_.context, c_.model.shape().vocab);
+    privacy::ClippedSum unread = clipper_.zero();
+    for (int64_t pass = drawn; pass < passes && !stop_requested(); ++pass) {
+      c_.watchdog.progress("microbatch");
+      clipper_.accumulate(made_up, dropout, unread);
+    }
+  }
+
   StepContext c_;
   privacy::Clipper clipper_;
   privacy::Privatizer privatizer_;

@@ -111,7 +111,7 @@ class Trainer {
                         .weights = setup_.weights.span(),
                         .optimizer = &steps_->optimizer_state(),
                         .tokenizer_dir = setup_.train->dir(),
-                        .plan_digest = plan_.digest(),
+                        .plan_digest = setup_.ledger->open().at("plan_digest"),
                         .run_id = setup_.ledger->open().at("run_id"),
                         .ledger = &*setup_.ledger,
                         .world_size = communicator_.size()},

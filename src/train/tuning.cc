@@ -47,7 +47,7 @@ std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int6
   for (const std::string numerics : {"exact", "fp32"}) {
     plan::PrivacyConfig privacy = config.privacy;
     privacy.numerics = numerics;
-    const auto plan = plan::PrivacyPlan::derive(privacy, config.aggregation, model.shape().parameter_count());
+    const auto plan = plan::PrivacyPlan::derive(privacy, {}, model.shape().parameter_count());
     privacy::Clipper clipper(plan, model, norm_methods(config.runtime, context));
     seconds[numerics == "fp32"] = seconds_per_example(clipper, model.shape().parameter_count(), microbatch);
   }

@@ -31,6 +31,7 @@ std::vector<Event> all_events() {
           LaplaceEvent{5 * kThird, 2, kAdd},
           DiscreteGaussianEvent{7 * kThird, 1, kReplace},
           PoissonSampledDiscreteGaussianEvent{0.1, 20 * kThird, 2, 5, 5, kAdd},
+          NoiseSharesEvent{0.1, 20 * kThird, 4, 1, 2, 5, 5, kAdd},
           DiscreteLaplaceEvent{kThird, 2, kAdd},
           SkellamEvent{40 * kThird, 2, 1, kAdd},
           RandomizedResponseEvent{kThird, 4, kReplace},

@@ -57,9 +57,38 @@ TEST(LedgerVerify, EpsilonIsThatOfThePlanUntilMoreIsCharged) {
   EXPECT_EQ(report.delta, 1e-5);
   EXPECT_EQ(report.epsilon, epsilon_of(step, 10, 1e-5).epsilon);
   EXPECT_EQ(report.epsilon_charged, epsilon_of(step, 6, 1e-5).epsilon);
+  EXPECT_EQ(report.epsilon_outsiders, report.epsilon);
   Ledger longer = sample_ledger();
   for (int i = 0; i < 9; ++i) longer.charge(4 + i, 6 + i, event());
   EXPECT_EQ(verify_ledger_text(longer.text()).epsilon, epsilon_of(step, 15, 1e-5).epsilon);
+}
+
+// A run of four ranks that goes on with three: every charge names its own ranks and shares.
+TEST(LedgerVerify, NoiseSharesHaveAnEpsilonForColludingRanksAndOneForEverybodyElse) {
+  const auto shares = [](int64_t ranks, int64_t colluding) {
+    const double sigma = 9e6 / std::sqrt(static_cast<double>(ranks - 1));
+    return NoiseSharesEvent{0.05, sigma, ranks, colluding, 5e6, 0, 1000};
+  };
+  const nlohmann::json plan = {{"steps", 10}, {"target_delta", 1e-5}, {"event", to_json(shares(4, 1))}};
+  nlohmann::json open = testing::open_fields();
+  open["plan"] = plan;
+  open["plan_digest"] = blake2b_hex(plan.dump());
+  Ledger ledger = Ledger::in_memory(open);
+  ledger.start({{"world_size", 4}});
+  for (int i = 0; i < 6; ++i) ledger.charge(i, i, to_json(shares(4, 1)));
+  ledger.start({{"world_size", 3}});
+  for (int i = 6; i < 10; ++i) ledger.charge(i, i, to_json(shares(3, 1)));
+  const LedgerReport report = verify_ledger_text(ledger.text());
+  ASSERT_TRUE(report.valid) << report.reason;
+  const std::vector<Charge> inside = {{shares(4, 1), 6}, {shares(3, 1), 4}},
+                            outside = {{shares(4, 0), 6}, {shares(3, 0), 4}};
+  EXPECT_EQ(report.epsilon, epsilon_of(inside, 1e-5).epsilon);
+  EXPECT_EQ(report.epsilon_outsiders, epsilon_of(outside, 1e-5).epsilon);
+  EXPECT_LT(report.epsilon_outsiders, report.epsilon);
+  ASSERT_EQ(report.spending.size(), 2u);
+  EXPECT_EQ(report.spending[0].event.at("ranks"), 4);
+  EXPECT_EQ(report.spending[1].event.at("ranks"), 3);
+  EXPECT_EQ(report.spending[1].event.at("share_sigma"), shares(3, 1).share_sigma);
 }
 
 TEST(LedgerVerify, ChargesOfOtherEventsAreComposedAsWhatTheyAre) {

@@ -72,6 +72,25 @@ TEST(DiscreteGaussian, TableHoldsEachProbabilityToARelativeErrorOf2ToTheMinus40D
   }
 }
 
+// What one base draw adds to kChiSquare: sum of (p - q)^2 / q over all values, those without a place in the
+// table included (p = 0). 11 levels of 2^-124 are below 2^-120, so their root and the 2^-60 of the levels
+// stay below 2^-59.
+TEST(DiscreteGaussian, TableHasAChiSquareOfLessThan2ToTheMinus124) {
+  for (const double stddev : {1.0, 4.0, 24.5, 34.0, 100.0, 300.0, 0x1p20, 0x1.8p33, 0x1p40}) {
+    const DiscreteGaussian law(stddev);
+    const Law exact(law.base_stddev());
+    Real chi_square = 0;
+    for (int64_t k = 0; k <= static_cast<int64_t>(16 * law.base_stddev()); ++k) {
+      const Real q = exact.probability(k) * (k == 0 ? 1 : 2);
+      const Real difference =
+          k <= static_cast<int64_t>(law.thresholds().size()) ? Real(table_probability(law, k) - q) : q;
+      chi_square += difference * difference / q;
+    }
+    EXPECT_LE(chi_square, ldexp(Real(1), -124)) << stddev;
+    EXPECT_LE(law.weights().size(), 11u) << stddev;
+  }
+}
+
 TEST(DiscreteGaussian, TableIsAscendingAndOneLessThanAPowerOfTwoLong) {
   for (const double stddev : {1.0, 24.5, 34.6, 38.0, 1e6}) {
     const auto thresholds = DiscreteGaussian(stddev).thresholds();

@@ -22,6 +22,13 @@ TEST(RootKey, AllBytesOfASystemRootVary) {
     EXPECT_GT(values[i].size(), 1u) << "byte " << i << " is constant";
 }
 
+TEST(RootKey, NoTwoSystemRootsAreEqualHoweverQuicklyTheyAreDrawn) {
+  // A root that is a function of a clock repeats while the clock stands still.
+  std::set<std::array<uint8_t, 32>> roots;
+  for (int draw = 0; draw < 20000; ++draw) roots.insert(RootKey::from_system().bytes());
+  EXPECT_EQ(roots.size(), 20000u);
+}
+
 TEST(RootKey, StreamsAreSeparatedByPurposeIndexAndRoot) {
   std::set<std::array<uint32_t, 8>> keys;
   int streams = 0;

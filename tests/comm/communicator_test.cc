@@ -44,6 +44,28 @@ void sums_are_exact() {
 TEST(MpiCommunicator, SumsOfInt32AreExactForAnySizeAndSplit) { sums_are_exact<int32_t>(); }
 TEST(MpiCommunicator, SumsOfInt64AreExactForAnySizeAndSplit) { sums_are_exact<int64_t>(); }
 
+template <typename Word>
+void words_wrap() {
+  for (const size_t limit : kLimits) {
+    const auto comm = make_mpi_communicator_with_limit(std::nullopt, limit);
+    std::vector<Word> words(503), expected(503);
+    for (size_t i = 0; i < words.size(); ++i) {
+      const auto word = [&](int rank) {
+        return static_cast<Word>((i + 1) * (static_cast<uint64_t>(rank) + 3) * 0x9e3779b97f4a7c15u);
+      };
+      words[i] = word(comm->rank());
+      for (int rank = 0; rank < comm->size(); ++rank) expected[i] += word(rank);
+    }
+    comm->all_reduce_sum(std::span<Word>(words));
+    EXPECT_EQ(words, expected) << limit << " per call";
+  }
+}
+
+TEST(MpiCommunicator, SumsOfWordsAreTakenModuloTheirRange) {
+  words_wrap<uint32_t>();
+  words_wrap<uint64_t>();
+}
+
 TEST(MpiCommunicator, SumsOfFloatsHaveTheSameBitsOnAllRanks) {
   for (const size_t limit : kLimits) {
     const auto comm = make_mpi_communicator_with_limit(std::nullopt, limit);

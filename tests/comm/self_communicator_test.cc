@@ -21,6 +21,12 @@ TEST(SelfCommunicator, IsAWorldOfOneInWhichEveryOperationKeepsItsValues) {
   self->all_reduce_sum(std::span<int32_t>(narrow));
   self->all_reduce_sum(std::span<int64_t>(wide));
   self->all_reduce_max(wide);
+  std::vector<uint32_t> words = {~0u, 3};
+  std::vector<uint64_t> wide_words = {~uint64_t{0}};
+  self->all_reduce_sum(std::span<uint32_t>(words));
+  self->all_reduce_sum(std::span<uint64_t>(wide_words));
+  EXPECT_EQ(words, (std::vector<uint32_t>{~0u, 3}));
+  EXPECT_EQ(wide_words, (std::vector<uint64_t>{~uint64_t{0}}));
   std::vector<float> floats = {0.1f};
   self->all_reduce_sum(std::span<float>(floats));
   EXPECT_EQ(floats[0], 0.1f);

@@ -245,5 +245,29 @@ TEST(PoissonSampler, RatesOutsideTheUnitIntervalAreRefused) {
   }
 }
 
+// P[Bin(n, q) > most_drawn] in long double, term by term.
+TEST(PoissonSampler, ADrawHardlyEverExceedsWhatAStepHasRoomFor) {
+  for (const auto& [n, q] : std::vector<std::pair<int64_t, double>>{{10, 0.5},
+                                                                    {700, 0.03},
+                                                                    {2000, 0.032},
+                                                                    {100000, 0.001},
+                                                                    {100000, 0.3},
+                                                                    {50, 1.0},
+                                                                    {1000000, 1e-7}}) {
+    const int64_t most = most_drawn(q, n);
+    ASSERT_LE(most, n);
+    long double tail = 0;
+    for (int64_t k = most + 1; k <= n && q < 1; ++k)
+      tail += std::exp(
+          std::lgamma(static_cast<long double>(n + 1)) - std::lgamma(static_cast<long double>(k + 1)) -
+          std::lgamma(static_cast<long double>(n - k + 1)) + k * std::log(static_cast<long double>(q)) +
+          (n - k) * std::log1p(-static_cast<long double>(q)));
+    EXPECT_LE(tail, std::ldexp(1.0L, -60)) << n << " " << q;
+    EXPECT_LE(most, q * static_cast<double>(n) + 12 * std::sqrt(q * static_cast<double>(n)) + 60);
+  }
+  EXPECT_EQ(most_drawn(1, 50), 50);
+  EXPECT_EQ(most_drawn(0.5, 0), 0);
+}
+
 }  // namespace
 }  // namespace dpfa::data

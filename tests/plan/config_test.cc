@@ -158,9 +158,6 @@ TEST_F(ConfigFile, ValuesOfTheWrongTypeOrOutOfRangeAreRefusedWithKeyValueAndExpe
 
 TEST_F(ConfigFile, KnownValuesWithoutAnImplementationAreUnsupportedAndSaySo) {
   const std::vector<Override> cases = {
-      {"aggregation.mode", "masked"},
-      {"aggregation.noise", "shares"},
-      {"runtime.constant_step_slots", "yes"},
       {"privacy.clipping", "per_layer"},
       {"privacy.privacy_unit", "user"},
       {"privacy.neighboring_relation", "replace_one"},

@@ -210,25 +210,21 @@ TEST(Plan, NumbersOutOfRangeAreRefused) {
 }
 
 TEST(Plan, WhatHasNoImplementationIsUnsupportedAndSaysSo) {
-  const std::vector<std::function<void(PrivacyConfig&, AggregationConfig&)>> changes = {
-      [](auto& p, auto&) { p.clipping = "per_layer"; },
-      [](auto& p, auto&) { p.privacy_unit = "user"; },
-      [](auto& p, auto&) { p.neighboring_relation = "replace_one"; },
-      [](auto& p, auto&) { p.loss = "batch_mean"; },
-      [](auto& p, auto&) { p.generator = "mt19937"; },
-      [](auto& p, auto&) { p.numerics = "bf16"; },
-      [](auto&, auto& a) { a.mode = "masked"; },
-      [](auto&, auto& a) { a.noise = "shares"; },
-      [](auto&, auto& a) { a.colluding_ranks = 1; },
+  const std::vector<std::function<void(PrivacyConfig&)>> changes = {
+      [](auto& p) { p.clipping = "per_layer"; },
+      [](auto& p) { p.privacy_unit = "user"; },
+      [](auto& p) { p.neighboring_relation = "replace_one"; },
+      [](auto& p) { p.loss = "batch_mean"; },
+      [](auto& p) { p.generator = "mt19937"; },
+      [](auto& p) { p.numerics = "bf16"; },
   };
   for (const bool enabled : {true, false}) {
     for (const auto& change : changes) {
       PrivacyConfig privacy = given_noise();
-      AggregationConfig aggregation;
       privacy.enabled = enabled;
-      change(privacy, aggregation);
+      change(privacy);
       try {
-        PrivacyPlan::derive(privacy, aggregation, kParameters);
+        plan_of(privacy);
         ADD_FAILURE() << "accepted";
       } catch (const Unsupported& error) {
         expect_contains(error.what(), {"not in this build"});

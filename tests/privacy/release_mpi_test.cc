@@ -1,6 +1,7 @@
 // Release and sampling across ranks: one agreement, one sum, one noise.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "src/base/error.h"
@@ -11,6 +12,7 @@
 #include "tests/support/clipped_sum_access.h"
 #include "tests/support/engine_oracle.h"
 #include "tests/support/mpi_world.h"
+#include "tests/support/statistics.h"
 
 namespace dpfa::privacy {
 namespace {
@@ -113,6 +115,35 @@ TEST(Release, TheSumOverRanksNeverWraps) {
   const double limit = kMost * plan.grid(), noise = 10.3 * plan.noise_stddev();
   EXPECT_NEAR(gradient.values()[0], limit, noise + 1);
   EXPECT_NEAR(gradient.values()[1], -limit, noise + 1);
+}
+
+// Every rank adds its own share to its own sum: together N s_i^2, the same bits on all ranks. False alarm
+// 1e-7.
+TEST(Release, SharesOfAllRanksAddUpToTheNoiseOfThePlanOnEveryRank) {
+  constexpr int64_t kElements = 100000;
+  const int64_t ranks = world().size(), colluding = ranks > 1 ? 1 : 0;
+  plan::PrivacyConfig config;
+  config.noise_multiplier = 1;
+  config.expected_batch_size = 1;
+  config.sample_rate = 0.1;
+  config.target_delta = 1e-5;
+  config.steps = 10;
+  const plan::PrivacyPlan plan = plan::PrivacyPlan::derive(
+      config, {.mode = "masked", .noise = "shares", .colluding_ranks = colluding, .ranks = ranks}, kElements);
+  const RootKey root = RootKey::from_insecure_seed(static_cast<uint64_t>(300 + world().rank()));
+  Ledger ledger = open_ledger(plan);
+  Privatizer privatizer(plan, world(), ledger, root.stream(Purpose::kNoise), root.stream(Purpose::kDither));
+  const std::vector<int32_t> mine(kElements, 1000 * (world().rank() + 1));
+  const NoisyGradient gradient = privatizer.release(ClippedSumAccess::make(mine), 0, 0);
+  const std::vector<float> values = gradient.values();
+  EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(std::span(values))));
+  EXPECT_TRUE(equal_on_all_ranks(std::as_bytes(std::span(ledger.digest()))));
+  const double sum = 500.0 * static_cast<double>(ranks * (ranks + 1)) * plan.lane_grid();
+  const double variance = plan.sensitivity() * plan.sensitivity() * static_cast<double>(ranks) /
+                          static_cast<double>(ranks - colluding);
+  double squares = 0;
+  for (const float v : values) squares += (v - sum) * (v - sum) / variance;
+  EXPECT_LE(std::abs(squares - kElements) / std::sqrt(2.0 * kElements), testing::kZ7);
 }
 
 // The integer sum of one draw, where `rank` of `ranks` does its part.

@@ -22,6 +22,8 @@ class RecordingCommunicator : public comm::Communicator {
   std::string_view backend() const override { return "recording"; }
   void all_reduce_sum(std::span<int32_t>) override { note("sum"); }
   void all_reduce_sum(std::span<int64_t>) override { note("sum"); }
+  void all_reduce_sum(std::span<uint32_t>) override { note("sum"); }
+  void all_reduce_sum(std::span<uint64_t>) override { note("sum"); }
   void all_reduce_sum(std::span<float>) override { note("sum"); }
   void all_reduce_max(std::span<int64_t>) override { note("max"); }
   void broadcast(std::span<std::byte>, int) override { note("broadcast"); }

@@ -25,11 +25,13 @@ class AlteredWorld : public comm::Communicator {
   int local_rank() const override { return world().local_rank(); }
   int local_size() const override { return world().local_size(); }
   std::string_view backend() const override { return "mpi"; }
-  void all_reduce_sum(std::span<int32_t> values) override {
+  void all_reduce_sum(std::span<int32_t> values) override { world().all_reduce_sum(values); }
+  void all_reduce_sum(std::span<int64_t> values) override { world().all_reduce_sum(values); }
+  void all_reduce_sum(std::span<uint32_t> values) override {
     ++sums;
     world().all_reduce_sum(values);
   }
-  void all_reduce_sum(std::span<int64_t> values) override { world().all_reduce_sum(values); }
+  void all_reduce_sum(std::span<uint64_t> values) override { world().all_reduce_sum(values); }
   void all_reduce_sum(std::span<float> values) override { world().all_reduce_sum(values); }
   void all_reduce_max(std::span<int64_t> values) override { world().all_reduce_max(values); }
   void broadcast(std::span<std::byte> bytes, int root) override {

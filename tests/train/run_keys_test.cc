@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "src/base/error.h"
 #include "tests/support/recording_communicator.h"
 
 namespace dpfa::train {
@@ -44,6 +45,55 @@ TEST(RunKeys, LetNoRankKnowTheSamplingKeyOfAnotherFromWhatRankZeroShares) {
     EXPECT_NE(keys->sampling.words(), root.stream(Purpose::kSampling).words());
     EXPECT_NE(keys->dropout.words(), root.stream(Purpose::kDropout).words());
   }
+}
+
+// What rank 0 shares gives no key but the public one, under any purpose that there is.
+TEST(RunKeys, OfNoiseSharesAreKnownToNoOtherRank) {
+  std::vector<std::byte> shared;
+  RankAfterRank first(0, shared), second(1, shared);
+  const RunKeys zero = make_run_keys(first, std::nullopt, /*noise_shares=*/true),
+                one = make_run_keys(second, std::nullopt, /*noise_shares=*/true);
+  EXPECT_EQ(zero.init.words(), one.init.words());
+  EXPECT_NE(zero.noise.words(), one.noise.words());
+  EXPECT_NE(zero.dither.words(), one.dither.words());
+  EXPECT_NE(zero.sampling.words(), one.sampling.words());
+  std::array<uint8_t, 32> bytes;
+  ASSERT_EQ(shared.size(), bytes.size());
+  std::memcpy(bytes.data(), shared.data(), bytes.size());
+  const RootKey root = RootKey::from_bytes(bytes);
+  for (uint32_t purpose = 1; purpose <= 16; ++purpose)
+    for (uint64_t index = 0; index < 2; ++index)
+      for (const RunKeys* keys : {&zero, &one})
+        for (const StreamKey* secret : {&keys->noise, &keys->dither, &keys->sampling, &keys->dropout})
+          EXPECT_NE(secret->words(), root.stream(static_cast<Purpose>(purpose), index).words());
+}
+
+// Two ranks whose system gave both the same root, as copies of one virtual machine may get.
+class ClonedRanks : public test::RecordingCommunicator {
+ public:
+  std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override {
+    std::vector<std::byte> all(bytes.begin(), bytes.end());
+    all.insert(all.end(), bytes.begin(), bytes.end());
+    return all;
+  }
+};
+
+TEST(RunKeys, ThatTwoRanksDrewAlikeAreRefused) {
+  ClonedRanks cloned;
+  try {
+    make_run_keys(cloned, std::nullopt, /*noise_shares=*/true);
+    ADD_FAILURE() << "accepted";
+  } catch (const StateError& error) {
+    EXPECT_NE(std::string(error.what()).find("same secret key"), std::string::npos) << error.what();
+  }
+  EXPECT_NO_THROW(make_run_keys(cloned, /*insecure_seed=*/7, /*noise_shares=*/true));
+}
+
+TEST(RunKeys, OfAnInsecureSeedStillGiveEachRankItsOwnShare) {
+  std::vector<std::byte> shared;
+  RankAfterRank first(0, shared), second(1, shared);
+  EXPECT_NE(make_run_keys(first, 7, true).noise.words(), make_run_keys(second, 7, true).noise.words());
+  EXPECT_EQ(make_run_keys(first, 7).noise.words(), make_run_keys(second, 7).noise.words());
 }
 
 }  // namespace

@@ -19,8 +19,8 @@ constexpr plan::Gpt2Shape kShape{
 // that the weights move by the released gradient.
 class SmallRun {
  public:
-  SmallRun(int64_t records, double rate, double noise_multiplier)
-      : config_(made_config(rate, noise_multiplier)),
+  SmallRun(int64_t records, double rate, double noise_multiplier, bool constant_step_slots = false)
+      : config_(made_config(rate, noise_multiplier, constant_step_slots)),
         plan_(plan::PrivacyPlan::derive(config_.privacy, {}, kShape.parameter_count())),
         dataset_(made_dataset(folder_ / "data", records)),
         ledger_(accounting::Ledger::in_memory({{"plan", plan_.to_json()}})),
@@ -44,11 +44,13 @@ class SmallRun {
                                  .keys = keys_,
                                  .watchdog = watchdog_,
                                  .context = kShape.positions,
-                                 .microbatch_size = 4},
+                                 .microbatch_size = config_.runtime.constant_step_slots ? 1 : 4},
                                 ledger_);
   }
   StepResult step(int64_t number) { return steps_->run(number, /*learning_rate=*/1); }
   int64_t charges() const { return ledger_.charges(); }
+  int64_t rows_of_the_last_pass() const { return model_.offsets().empty() ? 0 : model_.offsets().back(); }
+  double divisor() const { return plan_.expected_batch_size(); }
   // How far the weights have moved from the initial ones.
   std::vector<double> change() const {
     std::vector<double> result;
@@ -62,12 +64,14 @@ class SmallRun {
   std::vector<float> weights;
 
  private:
-  static plan::Config made_config(double rate, double noise_multiplier) {
+  static plan::Config made_config(double rate, double noise_multiplier, bool constant_step_slots) {
     plan::Config config;
+    config.runtime.constant_step_slots = constant_step_slots;
+    if (constant_step_slots) config.privacy.dataset_size = 40;
     config.privacy.noise_multiplier = noise_multiplier;
     config.privacy.target_delta = 1e-5;
     config.privacy.sample_rate = rate;
-    config.privacy.expected_batch_size = 1;
+    config.privacy.expected_batch_size = constant_step_slots ? 40 * rate : 1;
     config.privacy.steps = 5;
     config.optimizer.name = "sgd";
     return config;
@@ -118,6 +122,24 @@ TEST(PrivateSteps, AStepThatIsRepeatedAfterARestartDrawsAnew) {
   for (size_t i = 0; i < difference.size(); ++i) difference[i] -= first[i];
   // One record in or out moves the sum by up to 1; the noise of a step has norm 1e-6 sqrt(P) = 1e-4.
   EXPECT_GT(test::l2(std::span<const double>(difference)), 0.1);
+}
+
+// With constant_step_slots a step goes on with passes over a made-up record; what it releases is what the
+// drawn records gave, and the last pass has a whole context of rows, whatever was drawn.
+TEST(PrivateSteps, PassesForNobodyChangeNothingThatIsReleased) {
+  for (const double rate : {1e-6, 0.5, 1.0}) {
+    SmallRun plain(40, rate, 1e-6), constant(40, rate, 1e-6, /*constant_step_slots=*/true);
+    ASSERT_EQ(plain.step(0), StepResult::kDone);
+    ASSERT_EQ(constant.step(0), StepResult::kDone);
+    const std::vector<double> a = plain.change(), b = constant.change();
+    // Sums are equal integers, divided by 1 and by the expected batch size; weights are floats of up to 8.
+    for (size_t i = 0; i < a.size(); ++i)
+      ASSERT_NEAR(a[i], b[i] * constant.divisor(), 1e-6 * (1 + constant.divisor())) << rate << " " << i;
+    EXPECT_EQ(constant.communicator.calls, plain.communicator.calls);
+    if (rate < 1) {
+      EXPECT_EQ(constant.rows_of_the_last_pass(), kShape.positions) << rate;
+    }
+  }
 }
 
 TEST(PrivateSteps, TheStepPastTheBudgetDrawsNothingAndChargesNothing) {

@@ -19,6 +19,27 @@ struct Avx2 {
   }
   DPFA_LANE static void store(uint32_t* p, U32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   DPFA_LANE static void store(double* p, F64 v) { _mm256_storeu_pd(p, v); }
+  // Word i of block `lane` is lane `lane` of x[i]. Rows of four words first: in four[i][e] the 128-bit half L
+  // holds the words 4 i .. 4 i + 3 of block 4 L + e.
+  DPFA_LANE static void store_blocks(uint32_t* out, const U32 (&x)[16]) {
+    U32 four[4][4];
+    for (int i = 0; i < 4; ++i) {
+      const U32 low01 = _mm256_unpacklo_epi32(x[4 * i], x[4 * i + 1]);
+      const U32 high01 = _mm256_unpackhi_epi32(x[4 * i], x[4 * i + 1]);
+      const U32 low23 = _mm256_unpacklo_epi32(x[4 * i + 2], x[4 * i + 3]);
+      const U32 high23 = _mm256_unpackhi_epi32(x[4 * i + 2], x[4 * i + 3]);
+      four[i][0] = _mm256_unpacklo_epi64(low01, low23);
+      four[i][1] = _mm256_unpackhi_epi64(low01, low23);
+      four[i][2] = _mm256_unpacklo_epi64(high01, high23);
+      four[i][3] = _mm256_unpackhi_epi64(high01, high23);
+    }
+    for (int e = 0; e < 4; ++e)
+      for (int pair = 0; pair < 2; ++pair) {
+        const U32 first = four[2 * pair][e], second = four[2 * pair + 1][e];
+        store(out + 16 * e + 8 * pair, _mm256_permute2x128_si256(first, second, 0x20));
+        store(out + 16 * (4 + e) + 8 * pair, _mm256_permute2x128_si256(first, second, 0x31));
+      }
+  }
 
   DPFA_LANE static U32 natural_order() { return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0); }
   // join_low() takes the lanes 0 1 4 5 and join_high() the others: number them so that the joined vectors

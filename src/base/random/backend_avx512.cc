@@ -17,6 +17,31 @@ struct Avx512 {
   DPFA_LANE static U64 load64(const uint64_t* p) { return _mm512_loadu_si512(p); }
   DPFA_LANE static void store(uint32_t* p, U32 v) { _mm512_storeu_si512(p, v); }
   DPFA_LANE static void store(double* p, F64 v) { _mm512_storeu_pd(p, v); }
+  // Word i of block `lane` is lane `lane` of x[i]. Rows of four words first: in four[i][e] the 128-bit
+  // quarter L holds the words 4 i .. 4 i + 3 of block 4 L + e.
+  DPFA_LANE static void store_blocks(uint32_t* out, const U32 (&x)[16]) {
+    U32 four[4][4];
+    for (int i = 0; i < 4; ++i) {
+      const U32 low01 = _mm512_unpacklo_epi32(x[4 * i], x[4 * i + 1]);
+      const U32 high01 = _mm512_unpackhi_epi32(x[4 * i], x[4 * i + 1]);
+      const U32 low23 = _mm512_unpacklo_epi32(x[4 * i + 2], x[4 * i + 3]);
+      const U32 high23 = _mm512_unpackhi_epi32(x[4 * i + 2], x[4 * i + 3]);
+      four[i][0] = _mm512_unpacklo_epi64(low01, low23);
+      four[i][1] = _mm512_unpackhi_epi64(low01, low23);
+      four[i][2] = _mm512_unpacklo_epi64(high01, high23);
+      four[i][3] = _mm512_unpackhi_epi64(high01, high23);
+    }
+    for (int e = 0; e < 4; ++e) {
+      const U32 front01 = _mm512_shuffle_i32x4(four[0][e], four[1][e], 0x44);
+      const U32 front23 = _mm512_shuffle_i32x4(four[2][e], four[3][e], 0x44);
+      const U32 back01 = _mm512_shuffle_i32x4(four[0][e], four[1][e], 0xEE);
+      const U32 back23 = _mm512_shuffle_i32x4(four[2][e], four[3][e], 0xEE);
+      store(out + 16 * e, _mm512_shuffle_i32x4(front01, front23, 0x88));
+      store(out + 16 * (4 + e), _mm512_shuffle_i32x4(front01, front23, 0xDD));
+      store(out + 16 * (8 + e), _mm512_shuffle_i32x4(back01, back23, 0x88));
+      store(out + 16 * (12 + e), _mm512_shuffle_i32x4(back01, back23, 0xDD));
+    }
+  }
 
   DPFA_LANE static U32 natural_order() {
     return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);

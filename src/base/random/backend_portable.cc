@@ -19,11 +19,12 @@ struct Portable {
   static F64 set(double v) { return v; }
   static U64 set64(uint64_t v) { return v; }
   static U64 load64(const uint64_t* p) { return *p; }
-  static void store(uint32_t* p, U32 v) {
-    p[0] = v.v[0];
-    p[1] = v.v[1];
-  }
   static void store(double* p, F64 v) { *p = v; }
+  // Word i of block `lane` is lane `lane` of x[i].
+  static void store_blocks(uint32_t* out, const U32 (&x)[16]) {
+    for (size_t block = 0; block < kLanes; ++block)
+      for (size_t i = 0; i < 16; ++i) out[16 * block + i] = x[i].v[block];
+  }
 
   static U32 natural_order() { return {{0, 1}}; }
   static U32 join_order() { return natural_order(); }

@@ -26,6 +26,9 @@ __extension__ using Uint128 = unsigned __int128;
 class DiscreteGaussian {
  public:
   static constexpr double kSmallest = 1, kLargest = 0x1p40;
+  // E_Q[(P / Q - 1)^2] for P the law of one sample and Q the discrete Gaussian of parameter stddev() is at
+  // most this: the square of 2^-60 (all levels) + 2^-60 (the rounding of at most 11 tables to 127 bits).
+  static constexpr double kChiSquare = 0x1p-118;
 
   // Throws InternalError for a standard deviation outside [kSmallest, kLargest].
   explicit DiscreteGaussian(double stddev);

@@ -5,6 +5,7 @@
 // merged by the linker with code that every processor runs.
 #pragma once
 
+#include "src/base/plant.h"
 #include "src/base/random/backend.h"
 
 #if defined(__CUDACC__)
@@ -40,7 +41,8 @@ DPFA_LANE void chacha20(const Stream& stream, uint64_t first_block, typename V::
   for (int i = 0; i < 8; ++i) x[4 + i] = V::set(stream.key[i]);
   x[12] = counter;
   for (int i = 0; i < 3; ++i) x[13 + i] = V::set(nonce[i]);
-  for (int round = 0; round < 10; ++round) {
+  const int double_rounds = DPFA_PLANT("one_round_cipher") ? 1 : 10;
+  for (int round = 0; round < double_rounds; ++round) {
     quarter_round<V>(x[0], x[4], x[8], x[12]);
     quarter_round<V>(x[1], x[5], x[9], x[13]);
     quarter_round<V>(x[2], x[6], x[10], x[14]);

@@ -109,10 +109,7 @@ void chacha20_words(const Stream& stream, uint64_t first_group, size_t groups, u
     for (size_t lane = 0; lane < kGroupBlocks; lane += V::kLanes, out += 16 * V::kLanes) {
       typename V::U32 x[16];
       chacha20<V>(stream, (first_group + g) * kGroupBlocks + lane, V::natural_order(), x);
-      alignas(64) uint32_t words[16][V::kLanes];
-      for (int i = 0; i < 16; ++i) V::store(words[i], x[i]);
-      for (size_t block = 0; block < V::kLanes; ++block)
-        for (int i = 0; i < 16; ++i) out[16 * block + i] = words[i][block];
+      V::store_blocks(out, x);
     }
 }
 

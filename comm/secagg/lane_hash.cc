@@ -1,0 +1,102 @@
+#include "comm/secagg/lane_hash.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "src/base/clones.h"
+#include "src/base/random/chacha20.h"
+
+namespace dpfa::comm::secagg {
+namespace {
+
+__extension__ using Int128 = __int128;
+__extension__ using Uint128 = unsigned __int128;
+
+constexpr int kLimbBits = 21;
+constexpr uint64_t kLimbMask = (uint64_t{1} << kLimbBits) - 1;
+
+uint64_t reduce(Uint128 value) {
+  const uint64_t once = static_cast<uint64_t>(value & LaneHash::kPrime) + static_cast<uint64_t>(value >> 61);
+  // value < 2^122, so `once` < 2^62.
+  const uint64_t twice = (once & LaneHash::kPrime) + (once >> 61);
+  return twice >= LaneHash::kPrime ? twice - LaneHash::kPrime : twice;
+}
+
+struct Products {
+  int64_t limb[6];  // three of each point
+};
+
+// |lane| <= 2^31, limb < 2^21, at most 2^9 of them: below 2^61.
+DPFA_CLONES
+Products inner_products(const int32_t* lanes, const int32_t* first, const int32_t* second, size_t count) {
+  constexpr size_t n = LaneHash::kBlock;
+  int64_t a0 = 0, a1 = 0, a2 = 0, b0 = 0, b1 = 0, b2 = 0;
+  for (size_t j = 0; j < count; ++j) {
+    const int64_t lane = lanes[j];
+    a0 += lane * first[j];
+    a1 += lane * first[n + j];
+    a2 += lane * first[2 * n + j];
+    b0 += lane * second[j];
+    b1 += lane * second[n + j];
+    b2 += lane * second[2 * n + j];
+  }
+  return {{a0, a1, a2, b0, b1, b2}};
+}
+
+uint64_t join(const int64_t* limb) {
+  // Below 2^61 + 2^82 + 2^103 in size: made positive by a multiple of p before it is reduced.
+  const Int128 value = Int128{limb[0]} + (Int128{limb[1]} << kLimbBits) + (Int128{limb[2]} << 2 * kLimbBits);
+  return reduce(static_cast<Uint128>(value + (Int128{LaneHash::kPrime} << 45)));
+}
+
+}  // namespace
+
+uint64_t add_mod(uint64_t a, uint64_t b) {
+  const uint64_t sum = a + b;
+  return sum >= LaneHash::kPrime ? sum - LaneHash::kPrime : sum;
+}
+
+uint64_t multiply_mod(uint64_t a, uint64_t b) { return reduce(Uint128{a} * b); }
+
+LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
+  std::array<uint32_t, 4> words;
+  fill_words(key, nonce, 4 * static_cast<uint64_t>(slice), words);
+  for (size_t k = 0; k < points_.size(); ++k) {
+    Point& point = points_[k];
+    const uint64_t z = reduce((uint64_t{words[2 * k + 1]} << 32 | words[2 * k]) & kPrime);
+    point.powers.resize(3 * kBlock);
+    uint64_t power = z;
+    for (int64_t j = 0; j < kBlock; ++j) {
+      for (int limb = 0; limb < 3; ++limb)
+        point.powers[limb * kBlock + j] = static_cast<int32_t>(power >> (limb * kLimbBits) & kLimbMask);
+      point.block_power = power;
+      power = multiply_mod(power, z);
+    }
+  }
+  explicit_bzero(words.data(), sizeof(words));
+}
+
+LaneHash::~LaneHash() {
+  for (Point& point : points_) {
+    explicit_bzero(point.powers.data(), point.powers.size() * sizeof(int32_t));
+    explicit_bzero(&point.block_power, sizeof(point.block_power));
+    explicit_bzero(&point.offset_power, sizeof(point.offset_power));
+  }
+}
+
+void LaneHash::add(std::span<const int32_t> lanes) {
+  for (size_t begin = 0; begin < lanes.size(); begin += kBlock) {
+    const size_t count = std::min<size_t>(kBlock, lanes.size() - begin);
+    const Products products =
+        inner_products(lanes.data() + begin, points_[0].powers.data(), points_[1].powers.data(), count);
+    for (size_t k = 0; k < points_.size(); ++k) {
+      Point& point = points_[k];
+      point.sum = add_mod(point.sum, multiply_mod(point.offset_power, join(products.limb + 3 * k)));
+      point.offset_power = multiply_mod(point.offset_power, point.block_power);
+    }
+  }
+}
+
+std::array<uint64_t, 2> LaneHash::value() const { return {points_[0].sum, points_[1].sum}; }
+
+}  // namespace dpfa::comm::secagg

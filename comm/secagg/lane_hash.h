@@ -1,0 +1,52 @@
+// A hash of integers that adds up: the hash of a sum is the sum of the hashes, modulo p = 2^61 - 1.
+//
+// For a slice of lanes y_0, y_1, ... and a point z, h(y) = sum_i y_i z^(i+1) mod p, at two secret points
+// (polynomial hashing: Carter and Wegman 1979). Every rank hashes its own contribution as integers, before
+// packing and masking; where the sum of those hashes is the hash of the decoded sum, the sum is that of the
+// contributions. Two different sums, wrapped, altered or incomplete in whatever way that does not depend on
+// the points, agree at both points with probability at most (d / p)^2 for d lanes in the slice: below 2^-70.
+//
+// The points must be secret to whoever can alter the sum, and fresh for each step and slice.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "src/base/stream_key.h"
+
+namespace dpfa::comm::secagg {
+
+class LaneHash {
+ public:
+  static constexpr int64_t kBlock = 512;                   // lanes whose powers are in tables
+  static constexpr int64_t kSlice = int64_t{98304} * 512;  // lanes of one slice: 2^25.6
+  static constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
+
+  // The points of slice `slice` of the step with this nonce: words 4 slice .. 4 slice + 3 of the stream.
+  LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice);
+  LaneHash(const LaneHash&) = delete;
+  LaneHash& operator=(const LaneHash&) = delete;
+  ~LaneHash();
+
+  // The next lanes of the slice. Every call but the last brings a multiple of kBlock lanes.
+  void add(std::span<const int32_t> lanes);
+  // Each below kPrime.
+  std::array<uint64_t, 2> value() const;
+
+ private:
+  struct Point {
+    std::vector<int32_t> powers;  // z^(j+1) in limbs of 21, 21 and 19 bits, kBlock each
+    uint64_t block_power;         // z^kBlock
+    uint64_t offset_power = 1;    // z^(lanes before the next block)
+    uint64_t sum = 0;
+  };
+  std::array<Point, 2> points_;
+};
+
+// (a + b) and (a b) modulo kPrime, for a, b < kPrime.
+uint64_t add_mod(uint64_t a, uint64_t b);
+uint64_t multiply_mod(uint64_t a, uint64_t b);
+
+}  // namespace dpfa::comm::secagg

@@ -1,0 +1,52 @@
+#include "src/plan/claims.h"
+
+namespace dpfa::plan {
+namespace {
+
+// What voids every claim.
+std::string void_because(const PrivacyPlan& plan, const RunFacts& facts) {
+  if (!plan.is_private()) return "privacy.enabled = false: floating-point sums without noise";
+  if (facts.raw_values_shown)
+    return "--debug-nonprivate shows private values beside the noisy sum, which no epsilon accounts for";
+  if (facts.shared_sampling_key)
+    return "--insecure-seed: noise and draws of all ranks can be computed from the seed";
+  return {};
+}
+
+std::string no_network_claim(const PrivacyPlan& plan) {
+  const bool masked = plan.aggregation_mode() == "masked";
+  if (!plan.noise_shares())
+    return masked ? "noise = after_sum: the sum is unmasked before noise is added to it"
+                  : "mode = plaintext: sums without noise pass in the clear";
+  if (!masked) return "mode = plaintext: partial sums pass with less than the whole noise";
+  return {};
+}
+
+std::string no_insider_claim(const PrivacyPlan& plan, const RunFacts& facts) {
+  if (!plan.noise_shares()) return "noise = after_sum: every rank knows the noise";
+  const std::string network = no_network_claim(plan);
+  if (!network.empty()) return network;
+  if (plan.noise_shares()->colluding_ranks == 0)
+    return "colluding_ranks = 0: every rank knows its own share of the noise, which is part of the claimed "
+           "noise";
+  if (!facts.constant_step_slots)
+    return "runtime.constant_step_slots = false: the time of a step tells the other ranks how much was "
+           "drawn, and then sampling hides nothing from them";
+  return {};
+}
+
+Claim claim(const std::string& refusal, const accounting::Event& event) {
+  return refusal.empty() ? Claim{event, {}} : Claim{std::nullopt, refusal};
+}
+
+}  // namespace
+
+Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts) {
+  const std::string none = void_because(plan, facts);
+  if (!none.empty()) return {{std::nullopt, none}, {std::nullopt, none}, {std::nullopt, none}};
+  const accounting::Event event = plan.event(), outside = accounting::seen_by_outsiders(event);
+  return {claim({}, outside), claim(no_network_claim(plan), outside),
+          claim(no_insider_claim(plan, facts), event)};
+}
+
+}  // namespace dpfa::plan

@@ -1,0 +1,33 @@
+// From whom a run's epsilon protects: two ledgers, one for everybody who is no rank and one for ranks that
+// collude, and the reasons for which a claim is refused.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "accounting/event.h"
+#include "src/plan/plan.h"
+
+namespace dpfa::plan {
+
+// What a run does outside its plan that decides whom the plan protects from.
+struct RunFacts {
+  bool constant_step_slots = false;  // every step takes the same work, whatever was drawn
+  bool shared_sampling_key = false;  // --insecure-seed: each rank knows the draws of all
+  bool raw_values_shown = false;     // --debug-nonprivate: private values leave beside the channel
+};
+
+struct Claim {
+  std::optional<accounting::Event> event;  // of one step, as this adversary sees it
+  std::string refusal;                     // why there is none
+};
+
+struct Claims {
+  Claim outsiders;  // model, checkpoints, ledger, metrics
+  Claim network;    // also what ranks send each other
+  Claim insiders;   // colluding_ranks of the ranks: also their own records, noise and every sum
+};
+
+Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts);
+
+}  // namespace dpfa::plan

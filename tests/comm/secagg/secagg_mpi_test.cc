@@ -1,0 +1,118 @@
+// Secure sums between the processes of a real mpirun. Runs on every rank.
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include "comm/secagg/secure_sum.h"
+#include "src/base/error.h"
+#include "src/base/random/chacha20.h"
+#include "tests/support/mpi_world.h"
+#include "tests/support/secagg_keys.h"
+
+namespace dpfa::comm::secagg {
+namespace {
+
+using dpfa::testing::world;
+
+// Every rank makes its identity; the public halves become the allow-list.
+class SecureSumOfProcesses : public ::testing::Test {
+ protected:
+  SecureSumOfProcesses() : own_(Identity::generate()), allow_list_(list(own_)) {}
+
+  static AllowList list(const Identity& own) {
+    const auto all = world().all_gather(std::as_bytes(std::span(own.public_key())));
+    std::string text;
+    for (int rank = 0; rank < world().size(); ++rank) {
+      Bytes32 key;
+      std::memcpy(key.data(), all.data() + key.size() * static_cast<size_t>(rank), key.size());
+      text += allow_list_line(rank, key, "owner") + "\n";
+    }
+    return AllowList::parse(text, "of a test");
+  }
+
+  SessionKeys agree(int colluders, const Terms& terms = {{"plan", "abc"}}) {
+    return agree_on_keys(world(), own_, allow_list_, colluders, terms);
+  }
+
+  Identity own_;
+  AllowList allow_list_;
+};
+
+std::vector<int32_t> contribution(int rank, LaneLayout layout) {
+  std::vector<uint32_t> words(static_cast<size_t>(layout.lanes));
+  fill_words(StreamKey({static_cast<uint32_t>(rank), 77}), 0, 0, words);
+  std::vector<int32_t> lanes(words.size());
+  const int64_t bound = ((int64_t{1} << (layout.bits - 1)) - 1) / world().size();
+  for (size_t i = 0; i < lanes.size(); ++i)
+    lanes[i] = static_cast<int32_t>(static_cast<int64_t>(words[i]) % (2 * bound + 1) - bound);
+  return lanes;
+}
+
+std::vector<int32_t> expected_sum(LaneLayout layout) {
+  std::vector<int32_t> sum(static_cast<size_t>(layout.lanes));
+  for (int rank = 0; rank < world().size(); ++rank) {
+    const std::vector<int32_t> one = contribution(rank, layout);
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
+  }
+  return sum;
+}
+
+TEST_F(SecureSumOfProcesses, IsExactForAllWidthsAndSizes) {
+  for (const int colluders : {0, 1, world().size() - 1})
+    for (const int bits : {16, 21, 32})
+      for (const int64_t size : {1, 1001, 200003}) {
+        const LaneLayout layout{bits, size};
+        SecureSum sum(world(), layout.bits, agree(colluders));
+        for (int64_t step = 0; step < 2; ++step) {
+          std::vector<int32_t> lanes = contribution(world().rank(), layout);
+          sum.sum(step, 0, lanes);
+          ASSERT_EQ(lanes, expected_sum(layout)) << bits << " bits, " << size << " lanes";
+        }
+      }
+}
+
+TEST_F(SecureSumOfProcesses, ByReduceScatterAndGatherHasTheSameBits) {
+  const auto ranks = static_cast<size_t>(world().size());
+  const LaneLayout layout{32, static_cast<int64_t>(1000 * ranks)};
+  std::vector<int32_t> lanes = contribution(world().rank(), layout);
+  const SessionKeys keys = agree(1);
+  std::vector<uint32_t> words(lanes.begin(), lanes.end()), slice(1000), sum(words.size());
+  keys.lanes.apply(nonce_of(3, 0), 0, std::span(words));
+  ASSERT_EQ(MPI_Reduce_scatter_block(words.data(), slice.data(), 1000, MPI_UINT32_T, MPI_SUM, MPI_COMM_WORLD),
+            MPI_SUCCESS);
+  ASSERT_EQ(MPI_Allgather(slice.data(), 1000, MPI_UINT32_T, sum.data(), 1000, MPI_UINT32_T, MPI_COMM_WORLD),
+            MPI_SUCCESS);
+  const std::vector<int32_t> expected = expected_sum(layout);
+  EXPECT_TRUE(std::equal(sum.begin(), sum.end(), expected.begin(), expected.end(),
+                         [](uint32_t word, int32_t lane) { return word == static_cast<uint32_t>(lane); }));
+}
+
+TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereOneHasAnotherKey) {
+  for (int wrong = 0; wrong < world().size(); ++wrong) {
+    SessionKeys keys = agree(1);
+    if (world().rank() == wrong) keys.lanes.add_key(StreamKey({1}), false);
+    SecureSum sum(world(), 32, std::move(keys));
+    std::vector<int32_t> lanes(1000, 1);
+    EXPECT_THROW(sum.sum(0, 0, lanes), IntegrityError) << "rank " << wrong;
+    EXPECT_EQ(lanes, std::vector<int32_t>(1000));
+  }
+}
+
+TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereALaneWraps) {
+  SecureSum sum(world(), 16, agree(1));
+  std::vector<int32_t> lanes(1000, 1);
+  if (world().rank() < 2) lanes[7] = 1 << 14;  // together 2^15 and more
+  EXPECT_THROW(sum.sum(0, 0, lanes), IntegrityError);
+}
+
+TEST_F(SecureSumOfProcesses, StartsOnNoRankWhereOneHasAnotherIdentityOrConfiguration) {
+  for (int wrong = 0; wrong < world().size(); ++wrong) {
+    const bool other = world().rank() == wrong;
+    EXPECT_THROW(agree(1, {{"plan", other ? "abd" : "abc"}}), ConfigError);
+    EXPECT_THROW(agree_on_keys(world(), other ? Identity::generate() : own_, allow_list_, 1, {}),
+                 ConfigError);
+  }
+  EXPECT_NO_THROW(agree(1));
+}
+
+}  // namespace
+}  // namespace dpfa::comm::secagg

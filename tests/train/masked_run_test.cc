@@ -1,0 +1,112 @@
+// Whole runs with aggregation.mode = masked, between processes that hold identities of their own.
+#include <gtest/gtest.h>
+
+#include "comm/secagg/identity.h"
+#include "src/base/error.h"
+#include "src/train/collective.h"
+#include "src/train/trainer.h"
+#include "tests/support/mpi_world.h"
+#include "tests/support/tiny_run.h"
+
+namespace dpfa::train {
+namespace {
+
+using comm::secagg::Identity;
+using testing::read_text;
+using testing::world;
+
+class MaskedRun : public ::testing::Test {
+ protected:
+  MaskedRun() {
+    shared_ = broadcast_text(world(), folder_.path().string());
+    if (world().rank() == 0) testing::write_dataset(folder_ / "train", testing::made_records(64));
+    const Identity identity = Identity::generate();
+    identity.save(folder_ / "identity");
+    const auto keys = world().all_gather(std::as_bytes(std::span(identity.public_key())));
+    std::string list;
+    for (int rank = 0; rank < world().size(); ++rank) {
+      comm::secagg::Bytes32 key;
+      std::memcpy(key.data(), keys.data() + key.size() * static_cast<size_t>(rank), key.size());
+      list += comm::secagg::allow_list_line(rank, key, "owner") + "\n";
+    }
+    testing::write_text(folder_ / "allow_list", list);
+    world().barrier();
+  }
+  ~MaskedRun() override { world().barrier(); }  // the folder of rank 0 outlives the use of the others
+
+  RunOptions options(const std::string& run) const {
+    RunOptions options;
+    options.config = testing::tiny_config(shared_ + "/train", shared_ + "/" + run);
+    return options;
+  }
+  RunOptions masked(const std::string& run) const {
+    RunOptions options = this->options(run);
+    options.config.aggregation.mode = "masked";
+    options.config.aggregation.allow_list = folder_ / "allow_list";
+    options.config.aggregation.identity = folder_ / "identity";
+    return options;
+  }
+  std::string weights(const std::string& run) const {
+    return read_text(shared_ + "/" + run + "/latest/model.safetensors");
+  }
+
+  testing::TemporaryFolder folder_;
+  std::string shared_;
+};
+
+TEST_F(MaskedRun, HasTheWeightsOfAPlainOne) {
+  RunOptions plain = options("plain"), hidden = masked("masked");
+  plain.insecure_seed = hidden.insecure_seed = 7;
+  ASSERT_EQ(run_training(plain, world()), Outcome::kFinished);
+  ASSERT_EQ(run_training(hidden, world()), Outcome::kFinished);
+  EXPECT_EQ(weights("plain"), weights("masked"));
+}
+
+TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
+  RunOptions run = masked("run");
+  run.config.aggregation.noise = "shares";
+  run.config.privacy.dataset_size = 64;
+  run.config.privacy.sample_rate.reset();
+  run.config.aggregation.colluding_ranks = 1;
+  run.config.runtime.constant_step_slots = true;
+  ASSERT_EQ(run_training(run, world()), Outcome::kFinished);
+  EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
+  run.resume = true;
+  EXPECT_EQ(run_training(run, world()), Outcome::kFinished);
+  EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
+}
+
+TEST_F(MaskedRun, LeavesNoSecretKeyInItsFolder) {
+  ASSERT_EQ(run_training(masked("run"), world()), Outcome::kFinished);
+  const std::string file = read_text(folder_ / "identity");
+  const std::string seed = file.substr(file.rfind(' ') + 1, 64);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(shared_ + "/run"))
+    if (entry.is_regular_file()) {
+      EXPECT_EQ(read_text(entry.path()).find(seed), std::string::npos) << entry.path();
+    }
+}
+
+void expect_refused(const RunOptions& run, const std::string& sentence) {
+  try {
+    run_training(run, world());
+    ADD_FAILURE() << "the run was not refused: " << sentence;
+  } catch (const AgreedError& error) {
+    EXPECT_EQ(error.code(), ExitCode::kConfig) << error.what();
+    EXPECT_NE(std::string(error.what()).find(sentence), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(run.config.output.dir / std::filesystem::path("ledger.jsonl")));
+  world().barrier();
+}
+
+TEST_F(MaskedRun, StartsNowhereWithoutItsKeysOrWithAnotherIdentity) {
+  RunOptions without = masked("without");
+  without.config.aggregation.identity.clear();
+  expect_refused(without, "needs aggregation.allow_list and aggregation.identity");
+  Identity::generate().save(folder_ / "stranger");
+  RunOptions strange = masked("strange");
+  if (world().rank() == 1) strange.config.aggregation.identity = folder_ / "stranger";
+  expect_refused(strange, "rank 1 has an identity that is not the one of its line");
+}
+
+}  // namespace
+}  // namespace dpfa::train
