@@ -1,5 +1,7 @@
 #include "src/plan/claims.h"
 
+#include "src/base/error.h"
+
 namespace dpfa::plan {
 namespace {
 
@@ -47,6 +49,29 @@ Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts) {
   const accounting::Event event = plan.event(), outside = accounting::seen_by_outsiders(event);
   return {claim({}, outside), claim(no_network_claim(plan), outside),
           claim(no_insider_claim(plan, facts), event)};
+}
+
+void check_job(const Config& config, int64_t ranks, bool dry_run) {
+  const AggregationConfig& aggregation = config.aggregation;
+  if (config.runtime.constant_step_slots && !(config.privacy.enabled && config.privacy.dataset_size))
+    throw ConfigError(
+        "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
+        "private step follow from it");
+  if (aggregation.mode == "masked" && !dry_run &&
+      (aggregation.allow_list.empty() || aggregation.identity.empty()))
+    throw ConfigError(
+        "aggregation.mode = masked needs aggregation.allow_list and aggregation.identity: make them with "
+        "`dpfa "
+        "keys new`");
+  if (aggregation.noise != "shares") return;
+  if (aggregation.ranks != 0 && aggregation.ranks != ranks && !dry_run)
+    throw ConfigError("aggregation.ranks = " + std::to_string(aggregation.ranks) + " and " +
+                      std::to_string(ranks) +
+                      " ranks were started: the noise of a rank follows from their number");
+  if (aggregation.colluding_ranks > 0 && !config.runtime.constant_step_slots)
+    throw Unsupported("aggregation.colluding_ranks = " + std::to_string(aggregation.colluding_ranks) +
+                      " with runtime.constant_step_slots = false: the time of a step would tell those ranks "
+                      "what the others drew; set constant_step_slots = true");
 }
 
 }  // namespace dpfa::plan

@@ -30,4 +30,8 @@ struct Claims {
 
 Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts);
 
+// Refuses, before anything runs, a configuration that asks for what a job of `ranks` ranks cannot keep:
+// ConfigError or Unsupported with a sentence. A dry run may state another number of ranks than it has.
+void check_job(const Config& config, int64_t ranks, bool dry_run);
+
 }  // namespace dpfa::plan

@@ -24,10 +24,6 @@ std::optional<SessionKeys> make_mask_keys(comm::Communicator& communicator, cons
   std::optional<Identity> identity;
   std::optional<AllowList> allow_list;
   on_every_rank(communicator, [&] {
-    if (aggregation.allow_list.empty() || aggregation.identity.empty())
-      throw ConfigError(
-          "aggregation.mode = masked needs aggregation.allow_list and aggregation.identity: make them with "
-          "`dpfa keys new`");
     allow_list = AllowList::load(aggregation.allow_list);
     identity = Identity::load(aggregation.identity);
   });

@@ -147,25 +147,6 @@ plan::RunFacts facts_of(const RunSetup& setup, const RunOptions& options) {
           .raw_values_shown = options.debug_nonprivate};
 }
 
-// What the plan claims and this job cannot keep is refused before anything runs.
-void check_claims(const RunSetup& setup, int64_t ranks, bool dry_run) {
-  const plan::AggregationConfig& aggregation = setup.config.aggregation;
-  if (setup.config.runtime.constant_step_slots &&
-      !(setup.config.privacy.enabled && setup.config.privacy.dataset_size))
-    throw ConfigError(
-        "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
-        "private step follow from it");
-  if (aggregation.noise != "shares") return;
-  if (aggregation.ranks != 0 && aggregation.ranks != ranks && !dry_run)
-    throw ConfigError("aggregation.ranks = " + std::to_string(aggregation.ranks) + " and " +
-                      std::to_string(ranks) +
-                      " ranks were started: the noise of a rank follows from their number");
-  if (aggregation.colluding_ranks > 0 && !setup.config.runtime.constant_step_slots)
-    throw Unsupported("aggregation.colluding_ranks = " + std::to_string(aggregation.colluding_ranks) +
-                      " with runtime.constant_step_slots = false: the time of a step would tell those ranks "
-                      "what the others drew; set constant_step_slots = true");
-}
-
 void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledger,
                            const RunOptions& options) {
   const json& open = ledger.open();
@@ -342,7 +323,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
     setup.plan = plan_for(setup, stated > 0 ? stated : communicator.size());
-    check_claims(setup, communicator.size(), options.dry_run);
+    plan::check_job(setup.config, communicator.size(), options.dry_run);
   };
   // The measurements below may take any time; everything else is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {

@@ -244,6 +244,40 @@ TEST(Claims, OfOutsidersHoldForAllNoiseAndForNoRunThatShowsRawValues) {
   EXPECT_FALSE(claims_of(plan_of({}, without), {}).outsiders.event);
 }
 
+TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
+  const auto refused = [](const std::function<void(Config&)>& change, ExitCode code, const std::string& words,
+                          bool dry_run = false) {
+    Config config;
+    config.privacy = privacy_config();
+    config.aggregation = {.noise = "shares"};
+    change(config);
+    try {
+      check_job(config, /*ranks=*/3, dry_run);
+      EXPECT_EQ(words, "") << "accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+      EXPECT_NE(words, "") << error.what();
+    }
+  };
+  const auto kUnsupported = ExitCode::kUnsupported, kConfig = ExitCode::kConfig;
+  refused([](Config&) {}, kConfig, "");
+  refused([](Config& c) { c.aggregation.ranks = 3; }, kConfig, "");
+  refused([](Config& c) { c.aggregation.ranks = 4; }, kConfig, "3 ranks were started");
+  refused([](Config& c) { c.aggregation.ranks = 4; }, kConfig, "", /*dry_run=*/true);
+  refused([](Config& c) { c.aggregation.colluding_ranks = 1; }, kUnsupported, "constant_step_slots = true");
+  const auto constant = [](Config& c) { c.runtime.constant_step_slots = true; };
+  refused([&](Config& c) { constant(c), c.aggregation.colluding_ranks = 1; }, kConfig, "");
+  refused([&](Config& c) { constant(c), c.privacy.dataset_size.reset(); }, kConfig, "privacy.dataset_size");
+  refused([&](Config& c) { constant(c), c.privacy.enabled = false; }, kConfig, "privacy.enabled");
+  const auto masked = [](Config& c) { c.aggregation.mode = "masked"; };
+  refused(masked, kConfig, "needs aggregation.allow_list and aggregation.identity");
+  refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list"; }, kConfig, "aggregation.identity");
+  refused(masked, kConfig, "", /*dry_run=*/true);
+  refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list", c.aggregation.identity = "key"; },
+          kConfig, "");
+}
+
 TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
   const auto contains = [](const std::string& text, const std::string& part) {
     EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in:\n" << text;

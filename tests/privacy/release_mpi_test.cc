@@ -12,6 +12,7 @@
 #include "tests/support/clipped_sum_access.h"
 #include "tests/support/engine_oracle.h"
 #include "tests/support/mpi_world.h"
+#include "tests/support/secagg_keys.h"
 #include "tests/support/statistics.h"
 
 namespace dpfa::privacy {
@@ -132,7 +133,8 @@ TEST(Release, SharesOfAllRanksAddUpToTheNoiseOfThePlanOnEveryRank) {
       config, {.mode = "masked", .noise = "shares", .colluding_ranks = colluding, .ranks = ranks}, kElements);
   const RootKey root = RootKey::from_insecure_seed(static_cast<uint64_t>(300 + world().rank()));
   Ledger ledger = open_ledger(plan);
-  Privatizer privatizer(plan, world(), ledger, root.stream(Purpose::kNoise), root.stream(Purpose::kDither));
+  Privatizer privatizer(plan, world(), ledger, root.stream(Purpose::kNoise), root.stream(Purpose::kDither),
+                        testing::fixed_session(world().rank(), world().size(), static_cast<int>(colluding)));
   const std::vector<int32_t> mine(kElements, 1000 * (world().rank() + 1));
   const NoisyGradient gradient = privatizer.release(ClippedSumAccess::make(mine), 0, 0);
   const std::vector<float> values = gradient.values();

@@ -68,6 +68,8 @@ TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
   run.config.privacy.dataset_size = 64;
   run.config.privacy.sample_rate.reset();
   run.config.aggregation.colluding_ranks = 1;
+  run.config.aggregation.lane_bits = 21;
+  run.config.aggregation.clamp_norms = 1;
   run.config.runtime.constant_step_slots = true;
   ASSERT_EQ(run_training(run, world()), Outcome::kFinished);
   EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
