@@ -22,7 +22,7 @@ class SumRecorder : public test::RecordingCommunicator {
  public:
   std::vector<std::vector<int32_t>> sums;
 
-  void all_reduce_sum(std::span<int32_t> values) override {
+  void all_reduce_sum(std::span<uint32_t> values) override {
     sums.emplace_back(values.begin(), values.end());
     RecordingCommunicator::all_reduce_sum(values);
   }
