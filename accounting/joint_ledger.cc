@@ -158,6 +158,11 @@ void compute(JointReport& joint, double delta) {
   }
 }
 
+// A run whose ranks hold records of their own names all their data sets, joined by '+'.
+bool names(const std::string& run_ids, const std::string& dataset_id) {
+  return ("+" + run_ids + "+").find("+" + dataset_id + "+") != std::string::npos;
+}
+
 }  // namespace
 
 JointReport joint_ledgers(const std::string& dataset_id, const std::vector<fs::path>& places, double delta) {
@@ -175,7 +180,7 @@ JointReport joint_ledgers(const std::string& dataset_id, const std::vector<fs::p
     if (!problem.empty()) {
       if (joint.refusal.empty()) joint.refusal = problem;
     } else {
-      (run.dataset_id == dataset_id ? joint.runs : joint.others).push_back(std::move(run));
+      (names(run.dataset_id, dataset_id) ? joint.runs : joint.others).push_back(std::move(run));
     }
   }
   if (joint.refusal.empty()) joint.refusal = refusal_of(joint);

@@ -21,7 +21,7 @@ namespace dpfa::accounting {
 struct JointRun {
   std::filesystem::path ledger;
   std::string run_id;
-  std::string dataset_id;
+  std::string dataset_id;  // several joined by '+' where ranks hold records of their own
   LedgerReport report;
   int64_t own_charges = 0;   // not in a ledger that was listed before
   int64_t planned_rest = 0;  // steps that it has still to charge

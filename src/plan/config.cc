@@ -236,4 +236,11 @@ std::string configuration_reference() {
   return out.str();
 }
 
+std::string DataConfig::train_of(int rank) const {
+  std::string path = train;
+  for (size_t at = path.find(kOwnRank); at != std::string::npos; at = path.find(kOwnRank))
+    path.replace(at, kOwnRank.size(), std::to_string(rank));
+  return path;
+}
+
 }  // namespace dpfa::plan

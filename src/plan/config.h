@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace dpfa::plan {
@@ -24,10 +25,17 @@ struct ModelConfig {
   double dropout = 0;  // embedding and residual sites
 };
 
+// In data.train: the number of the rank. Every rank then holds records of its own, each record in one rank's
+// folder.
+inline constexpr std::string_view kOwnRank = "{rank}";
+
 struct DataConfig {
-  std::string train;
-  std::string eval;  // held-out records
+  std::string train;  // may hold kOwnRank
+  std::string eval;   // held-out records
   bool eval_is_public = false;
+
+  bool each_rank_has_its_own() const { return train.find(kOwnRank) != std::string::npos; }
+  std::string train_of(int rank) const;  // data.train with the rank's number
 };
 
 struct PrivacyConfig {

@@ -7,6 +7,8 @@
 #include <sodium.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <thread>
@@ -45,11 +47,11 @@ std::string digest_of(std::span<const float> weights) {
   return sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
 }
 
-void open_data(RunSetup& setup) {
+void open_data(RunSetup& setup, int rank) {
   const plan::Config& config = setup.config;
   if (config.data.train.empty())
     throw ConfigError("data.train is missing: a folder written by 'dpfa data prepare'");
-  setup.train = data::Dataset::open(config.data.train);
+  setup.train = data::Dataset::open(config.data.train_of(rank));
   if (config.data.eval.empty()) return;
   if (!config.data.eval_is_public)
     throw ConfigError(
@@ -59,6 +61,37 @@ void open_data(RunSetup& setup) {
   setup.eval = data::Dataset::open(config.data.eval);
   if (setup.eval->vocab_size() != setup.train->vocab_size())
     throw StateError("data.train and data.eval were prepared with different tokenizers");
+}
+
+// The ids of the data sets of this run, joined by '+'. Ranks with records of their own must not hold one data
+// set twice: its records would count twice in the sum, and be drawn twice as often as is accounted.
+std::string name_data(const RunSetup& setup, comm::Communicator& communicator) {
+  if (!setup.config.data.each_rank_has_its_own()) return setup.train->id();
+  struct Mine {
+    std::array<char, 32> id;
+    int64_t vocab;
+  } mine{{}, setup.train->vocab_size()};
+  DPFA_CHECK(setup.train->id().size() == mine.id.size());
+  std::copy(setup.train->id().begin(), setup.train->id().end(), mine.id.begin());
+  const auto bytes = communicator.all_gather(std::as_bytes(std::span(&mine, 1)));
+  std::string name;
+  Mine first;
+  std::memcpy(&first, bytes.data(), sizeof(Mine));
+  for (int rank = 0; rank < communicator.size(); ++rank) {
+    Mine one;
+    std::memcpy(&one, bytes.data() + sizeof(Mine) * static_cast<size_t>(rank), sizeof(Mine));
+    const std::string id(one.id.begin(), one.id.end());
+    if (one.vocab != first.vocab)
+      throw AgreedError(ExitCode::kState, "data.train of rank " + std::to_string(rank) +
+                                              " was prepared with another tokenizer than that of rank 0");
+    if (name.find(id) != std::string::npos)
+      throw AgreedError(ExitCode::kState,
+                        "rank " + std::to_string(rank) +
+                            " was given the data set of another rank: with {rank} in data.train each "
+                            "record must be in the folder of one rank alone");
+    name += (rank == 0 ? "" : "+") + id;
+  }
+  return name;
 }
 
 void choose_shape(RunSetup& setup) {
@@ -153,10 +186,10 @@ void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledg
   if (open.at("plan_digest") != opening_plan(setup, open).digest())
     throw StateError("the privacy plan of this configuration is not that of the ledger in '" +
                      setup.run_dir.string() + "': resume with the configuration of the run (its config.ini)");
-  if (open.at("dataset_id") != setup.train->id())
+  if (open.at("dataset_id") != setup.dataset_id)
     throw StateError("the ledger in '" + setup.run_dir.string() + "' belongs to dataset " +
                      open.at("dataset_id").get<std::string>() + ", data.train is dataset " +
-                     setup.train->id());
+                     setup.dataset_id);
   if (json(stamps_of(options)) != open.at("stamps"))
     throw StateError(
         "the run in '" + setup.run_dir.string() +
@@ -209,7 +242,7 @@ accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
   write_file_atomically(setup.run_dir / "config.ini", plan::to_ini(setup.config));
   const std::vector<std::string> stamps = stamps_of(options);
   return accounting::Ledger::create(path, {{"run_id", random_hex_id()},
-                                           {"dataset_id", setup.train->id()},
+                                           {"dataset_id", setup.dataset_id},
                                            {"private", setup.plan->is_private()},
                                            {"stamps", stamps},
                                            {"plan", setup.plan->to_json()},
@@ -336,12 +369,13 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     on_every_rank(communicator, [&] {
       DPFA_CHECK(sodium_init() >= 0);
       compute_type(setup.config.runtime);
-      open_data(setup);
+      open_data(setup, communicator.rank());
       choose_shape(setup);
       derive();
       if (!options.dry_run && setup.run_dir.empty())
         throw ConfigError("output.dir is missing: the run directory");
     });
+    setup.dataset_id = name_data(setup, communicator);
   });
   if (options.dry_run) {
     if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/true);

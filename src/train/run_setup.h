@@ -22,7 +22,8 @@ namespace dpfa::train {
 struct RunSetup {
   plan::Config config;  // resolved: what config.ini of the run directory says
   std::filesystem::path run_dir;
-  std::optional<data::Dataset> train, eval;
+  std::optional<data::Dataset> train, eval;  // `train` is this rank's own where data.train names {rank}
+  std::string dataset_id;                    // of all ranks' data sets, joined by '+'
   plan::Gpt2Shape shape;
   int64_t context = 0;  // tokens of an example
   std::optional<plan::PrivacyPlan> plan;

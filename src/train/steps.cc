@@ -45,6 +45,13 @@ void for_each_microbatch(const StepContext& c, const std::vector<int64_t>& drawn
   }
 }
 
+// Every record is decided about by one rank: by its number, or by the rank in whose folder it is.
+data::PoissonSampler sampler_of(const StepContext& c) {
+  const bool own = c.config.data.each_rank_has_its_own();
+  return {c.keys.sampling, c.plan.sample_rate(), own ? 0 : c.communicator.rank(),
+          own ? 1 : c.communicator.size()};
+}
+
 class PrivateSteps final : public Steps {
  public:
   PrivateSteps(const StepContext& context, accounting::Ledger& ledger)
@@ -56,7 +63,7 @@ class PrivateSteps final : public Steps {
                               }),
                  /*every_row=*/c_.config.runtime.constant_step_slots),
         privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
-        sampler_(c_.keys.sampling, c_.plan.sample_rate(), c_.communicator.rank(), c_.communicator.size()),
+        sampler_(sampler_of(c_)),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {}
 
   StepResult run(int64_t step, double rate) override {
@@ -90,7 +97,8 @@ class PrivateSteps final : public Steps {
   // nobody reads. A draw beyond that room (2^-60 per step where dataset_size is what was declared) takes
   // longer; no record is left out for it.
   void make_passes_for_nobody(int64_t drawn, const model::Dropout* dropout) {
-    const int64_t ranks = c_.communicator.size();
+    // How many of the declared records are this rank's own is private: it could be all of them.
+    const int64_t ranks = c_.config.data.each_rank_has_its_own() ? 1 : c_.communicator.size();
     const int64_t own_records = (*c_.config.privacy.dataset_size + ranks - 1) / ranks;
     const int64_t passes = data::most_drawn(c_.plan.sample_rate(), own_records);
     const data::Microbatch made_up = data::made_up_microbatch(1, c_.context, c_.model.shape().vocab);
@@ -113,7 +121,7 @@ class BaselineSteps final : public Steps {
  public:
   explicit BaselineSteps(const StepContext& context)
       : c_(context),
-        sampler_(c_.keys.sampling, c_.plan.sample_rate(), c_.communicator.rank(), c_.communicator.size()),
+        sampler_(sampler_of(c_)),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())),
         gradient_(c_.model.shape().parameter_count()) {}
 

@@ -1,6 +1,9 @@
 // Whole runs with aggregation.mode = masked, between processes that hold identities of their own.
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "accounting/joint_ledger.h"
 #include "comm/secagg/identity.h"
 #include "src/base/error.h"
 #include "src/train/collective.h"
@@ -54,6 +57,18 @@ class MaskedRun : public ::testing::Test {
   std::string shared_;
 };
 
+void expect_refused(const RunOptions& run, const std::string& sentence, ExitCode code = ExitCode::kConfig) {
+  try {
+    run_training(run, world());
+    ADD_FAILURE() << "the run was not refused: " << sentence;
+  } catch (const AgreedError& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    EXPECT_NE(std::string(error.what()).find(sentence), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(run.config.output.dir / std::filesystem::path("ledger.jsonl")));
+  world().barrier();
+}
+
 TEST_F(MaskedRun, HasTheWeightsOfAPlainOne) {
   RunOptions plain = options("plain"), hidden = masked("masked");
   plain.insecure_seed = hidden.insecure_seed = 7;
@@ -78,6 +93,35 @@ TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
   EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
 }
 
+TEST_F(MaskedRun, OfRanksWithRecordsOfTheirOwnIsCountedOnEachOfTheirDataSets) {
+  if (world().rank() == 0)
+    for (int rank = 0; rank < world().size(); ++rank)
+      testing::write_dataset(shared_ + "/own" + std::to_string(rank), testing::made_records(20 + rank));
+  world().barrier();
+  RunOptions run = masked("run");
+  run.config.data.train = shared_ + "/own{rank}";
+  ASSERT_EQ(run_training(run, world()), Outcome::kFinished);
+  std::set<std::string> ids;
+  for (int rank = 0; rank < world().size(); ++rank) {
+    const std::string id = accounting::dataset_id_of(shared_ + "/own" + std::to_string(rank));
+    ids.insert(id);
+    EXPECT_EQ(accounting::joint_ledgers(id, {shared_ + "/run"}).runs.size(), 1u);
+  }
+  EXPECT_EQ(ids.size(), static_cast<size_t>(world().size()));
+  EXPECT_TRUE(accounting::joint_ledgers(std::string(32, '0'), {shared_ + "/run"}).runs.empty());
+}
+
+TEST_F(MaskedRun, RefusesOneDataSetForTwoRanksThatShouldHaveTheirOwn) {
+  for (int rank = 0; rank < world().size(); ++rank) {
+    if (world().rank() == 0)
+      std::filesystem::copy(shared_ + "/train", shared_ + "/own" + std::to_string(rank));
+  }
+  world().barrier();
+  RunOptions run = masked("run");
+  run.config.data.train = shared_ + "/own{rank}";
+  expect_refused(run, "was given the data set of another rank", ExitCode::kState);
+}
+
 TEST_F(MaskedRun, LeavesNoSecretKeyInItsFolder) {
   ASSERT_EQ(run_training(masked("run"), world()), Outcome::kFinished);
   const std::string file = read_text(folder_ / "identity");
@@ -86,18 +130,6 @@ TEST_F(MaskedRun, LeavesNoSecretKeyInItsFolder) {
     if (entry.is_regular_file()) {
       EXPECT_EQ(read_text(entry.path()).find(seed), std::string::npos) << entry.path();
     }
-}
-
-void expect_refused(const RunOptions& run, const std::string& sentence) {
-  try {
-    run_training(run, world());
-    ADD_FAILURE() << "the run was not refused: " << sentence;
-  } catch (const AgreedError& error) {
-    EXPECT_EQ(error.code(), ExitCode::kConfig) << error.what();
-    EXPECT_NE(std::string(error.what()).find(sentence), std::string::npos) << error.what();
-  }
-  EXPECT_FALSE(std::filesystem::exists(run.config.output.dir / std::filesystem::path("ledger.jsonl")));
-  world().barrier();
 }
 
 TEST_F(MaskedRun, StartsNowhereWithoutItsKeysOrWithAnotherIdentity) {
