@@ -86,7 +86,9 @@ const std::vector<ConfigOption>& option_table() {
       {DPFA_KEY(model, tied_head), boolean(), "the output projection is the token embedding"},
       {DPFA_KEY(model, dropout), zero_to_below_one(), "dropout at the embedding and the residual sites"},
 
-      {DPFA_KEY(data, train), any_text("a folder"), "training records, as `dpfa data prepare` writes them; with {rank} in it every rank holds records of its own"},
+      {DPFA_KEY(data, train), any_text("a folder"),
+       "training records, as `dpfa data prepare` writes them; with {rank} in it every rank holds records of "
+       "its own"},
       {DPFA_KEY(data, eval), any_text("a folder"), "held-out records"},
       {DPFA_KEY(data, eval_is_public), boolean(),
        "the held-out records are public, so their loss may be shown; otherwise they count as private"},

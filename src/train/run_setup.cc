@@ -7,8 +7,6 @@
 #include <sodium.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <thread>
@@ -23,6 +21,7 @@
 #include "src/privacy/clipper.h"
 #include "src/train/collective.h"
 #include "src/train/mask_keys.h"
+#include "src/train/run_data.h"
 #include "src/train/tuning.h"
 
 namespace dpfa::train {
@@ -45,53 +44,6 @@ std::string digest_of(std::span<const float> weights) {
                      weights.size_bytes(), nullptr, 0);
   char hex[65];
   return sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
-}
-
-void open_data(RunSetup& setup, int rank) {
-  const plan::Config& config = setup.config;
-  if (config.data.train.empty())
-    throw ConfigError("data.train is missing: a folder written by 'dpfa data prepare'");
-  setup.train = data::Dataset::open(config.data.train_of(rank));
-  if (config.data.eval.empty()) return;
-  if (!config.data.eval_is_public)
-    throw ConfigError(
-        "data.eval is given but data.eval_is_public is not true: held-out records count as private, "
-        "and a loss on them would be an unaccounted release; set eval_is_public = true only where "
-        "they are public, or remove data.eval");
-  setup.eval = data::Dataset::open(config.data.eval);
-  if (setup.eval->vocab_size() != setup.train->vocab_size())
-    throw StateError("data.train and data.eval were prepared with different tokenizers");
-}
-
-// The ids of the data sets of this run, joined by '+'. Ranks with records of their own must not hold one data
-// set twice: its records would count twice in the sum, and be drawn twice as often as is accounted.
-std::string name_data(const RunSetup& setup, comm::Communicator& communicator) {
-  if (!setup.config.data.each_rank_has_its_own()) return setup.train->id();
-  struct Mine {
-    std::array<char, 32> id;
-    int64_t vocab;
-  } mine{{}, setup.train->vocab_size()};
-  DPFA_CHECK(setup.train->id().size() == mine.id.size());
-  std::copy(setup.train->id().begin(), setup.train->id().end(), mine.id.begin());
-  const auto bytes = communicator.all_gather(std::as_bytes(std::span(&mine, 1)));
-  std::string name;
-  Mine first;
-  std::memcpy(&first, bytes.data(), sizeof(Mine));
-  for (int rank = 0; rank < communicator.size(); ++rank) {
-    Mine one;
-    std::memcpy(&one, bytes.data() + sizeof(Mine) * static_cast<size_t>(rank), sizeof(Mine));
-    const std::string id(one.id.begin(), one.id.end());
-    if (one.vocab != first.vocab)
-      throw AgreedError(ExitCode::kState, "data.train of rank " + std::to_string(rank) +
-                                              " was prepared with another tokenizer than that of rank 0");
-    if (name.find(id) != std::string::npos)
-      throw AgreedError(ExitCode::kState,
-                        "rank " + std::to_string(rank) +
-                            " was given the data set of another rank: with {rank} in data.train each "
-                            "record must be in the folder of one rank alone");
-    name += (rank == 0 ? "" : "+") + id;
-  }
-  return name;
 }
 
 void choose_shape(RunSetup& setup) {
@@ -369,13 +321,13 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     on_every_rank(communicator, [&] {
       DPFA_CHECK(sodium_init() >= 0);
       compute_type(setup.config.runtime);
-      open_data(setup, communicator.rank());
+      open_data(setup.config.data, communicator.rank(), setup.train, setup.eval);
       choose_shape(setup);
       derive();
       if (!options.dry_run && setup.run_dir.empty())
         throw ConfigError("output.dir is missing: the run directory");
     });
-    setup.dataset_id = name_data(setup, communicator);
+    setup.dataset_id = name_data(setup.config.data, *setup.train, communicator);
   });
   if (options.dry_run) {
     if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/true);
