@@ -15,9 +15,9 @@ using MaybePair = std::optional<LossPair>;
 
 constexpr double kFinestRatio = 1e-5, kCoarser = 1.5;
 constexpr double kShareRounding = 1e-11;  // more than that of a share, which only has to be large enough
-constexpr size_t kMostApart = 200, kMostNodes = 1000, kMostNodesBelow = 6000;
-constexpr double kLeastGroups = 36, kMostGroups = 400;
-constexpr double kTransforms = 2e4;  // groups times the square root of releases: what transforms may cost
+constexpr size_t kMostApart = 200, kMostNodes = 600, kMostNodesBelow = 6000;
+constexpr double kLeastGroups = 16, kMostGroups = 400;
+constexpr double kTransforms = 1.2e4;  // groups times the square root of releases: what transforms may cost
 // Of the parts that are not drawn together: each is a law and a transform of its own, more take minutes.
 constexpr size_t kMostOthers = 512;
 

@@ -24,7 +24,7 @@ namespace dpfa::accounting {
 // Events without noise must have been dealt with before.
 //
 // More than 64 distinct poisson_subsampled_gaussian parts become groups of nodes on a lattice of rates and of
-// inverse noises; up to 1000 parts are nodes themselves. With M_q = (1 - q) N(0, 1) + q N(m, 1):
+// inverse noises; up to 600 parts are nodes themselves. With M_q = (1 - q) N(0, 1) + q N(m, 1):
 //   kUpper  A part with q in [a, b] and m in [m0, m1] is dominated by the lattice's four points around it,
 //   drawn
 //           publicly. By rate: M_q = (1 - s) M_a + s M_b for s = (q - a) / (b - a), and delta is convex in

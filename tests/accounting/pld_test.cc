@@ -349,7 +349,7 @@ TEST(LossBounds, GroupsAreAroundTheirReleasesOneByOne) {
   const EpsilonReport each = epsilon_of(charges, 1e-6);
   EXPECT_EQ(each.accountant, "pld");
   EXPECT_LE(each.epsilon, each.lower_bound * 1.002);
-  for (double ratio : {0.01, 0.05}) {
+  for (double ratio : {0.005, 0.02}) {
     const double above =
         loss_epsilon_upper(*loss_pairs_on_lattice(simplify(charges), Side::kUpper, ratio), 1e-6);
     const double below =
