@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include <boost/math/special_functions/beta.hpp>
 
@@ -141,14 +142,19 @@ CaseValue gaussian_masses(CaseParameters& p, GridRule rule) {
     value.masses = {{"pmf", masses}, {"infinity_mass", loss.infinite}};
     return value;
   }
-  const auto below = [&](double loss) { return static_cast<double>(normal_cdf((loss - middle) * sigma)); };
-  double before = 0;
+  // From the tail that is smaller, so that small masses keep their digits.
+  const auto place = [&](double loss) { return (loss - middle) * sigma; };
+  const auto between = [](double low, double high) {
+    return static_cast<double>(low > 0 ? normal_cdf(-low) - normal_cdf(-high)
+                                       : normal_cdf(high) - normal_cdf(low));
+  };
+  double before = -std::numeric_limits<double>::infinity();
   for (int64_t i = static_cast<int64_t>(std::ceil(-top / step)); i <= range.last; ++i) {
-    const double here = below(std::min(top, static_cast<double>(i) * step));
-    masses[std::to_string(i)] = here - before;
+    const double here = place(std::min(top, static_cast<double>(i) * step));
+    masses[std::to_string(i)] = between(before, here);
     before = here;
   }
-  value.masses = {{"pmf", masses}, {"infinity_mass", 1 - before}};
+  value.masses = {{"pmf", masses}, {"infinity_mass", static_cast<double>(normal_cdf(-before))}};
   return value;
 }
 

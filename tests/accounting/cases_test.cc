@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <set>
 
@@ -193,6 +194,71 @@ TEST(Cases, FileThatIsNoArrayIsAnIoError) {
   dpfa::testing::write_text(folder / "cases.json", "[{");
   EXPECT_THROW(read_cases(folder / "cases.json"), IoError);
   EXPECT_THROW(read_cases(folder / "absent.json"), IoError);
+}
+
+double value_of(const std::string& mechanism, const std::string& quantity, const json& params) {
+  const CaseResult result = evaluate_case(make_case(mechanism, quantity, params, 0.0));
+  EXPECT_TRUE(result.value.is_number()) << mechanism << "/" << quantity << ": " << result.message;
+  return result.value.is_number() ? result.value.get<double>() : NAN;
+}
+
+TEST(CaseLosses, OneLaplaceHasItsClosedForm) {
+  expect_pass(
+      make_case("laplace_composed", "delta", {{"b", {1.0}}, {"epsilon", 0.5}}, -std::expm1(-0.25), 1e-3));
+  expect_pass(make_case("laplace_composed", "epsilon", {{"b", {2.0, 4.0}}, {"delta", 0.0}}, 0.75, 1e-6));
+}
+
+TEST(CaseLosses, MechanismsThatAreOneAgree) {
+  const double sampled = value_of("poisson_subsampled_gaussian", "epsilon",
+                                  {{"q", 0.1}, {"sigma", 1.0}, {"steps", 10}, {"delta", 1e-5}});
+  const json mixture = {{"standard_deviation", 1.0},
+                        {"sensitivities", {0.0, 1.0}},
+                        {"sampling_probs", {0.9, 0.1}},
+                        {"count", 10}};
+  EXPECT_NEAR(value_of("mixture_of_gaussians_composed", "epsilon", {{"events", {mixture}}, {"delta", 1e-5}}),
+              sampled, 2e-3 * sampled);
+  const json truncated = {1000, 0.1, 1000, 1.0, 10};  // a batch that nothing overflows
+  EXPECT_NEAR(value_of("truncated_poisson_subsampled_gaussian_composed", "epsilon",
+                       {{"events", {truncated}}, {"delta", 1e-5}}),
+              sampled, 2e-3 * sampled);
+  EXPECT_NEAR(
+      value_of(
+          "poisson_subsampled_gaussian_composed", "epsilon",
+          {{"events", {{0.1, 1.0, 4}, {0.1, 1.0, 6}}}, {"fields", {"q", "sigma", "steps"}}, {"delta", 1e-5}}),
+      sampled, 2e-3 * sampled);
+}
+
+TEST(CaseLosses, DiscretisedGaussianKeepsItsMassesAndItsDeltasOnTheGrid) {
+  const json params = {{"sigma", 1.0}, {"discretization", 1.0}, {"log_mass_truncation", -50}};
+  const json any = {{"pmf", json::object()}, {"infinity_mass", 0.0}};
+  const double within = std::erf(0.5 / std::sqrt(2.0));  // P[0 < loss <= 1], and delta(0)
+  const json buckets = evaluate_case(make_case("gaussian", "pld_pmf_privacy_buckets", params, any)).value;
+  EXPECT_NEAR(buckets.at("pmf").at("1").get<double>(), within, 1e-12);
+  EXPECT_NEAR(buckets.at("infinity_mass").get<double>(), 0.5 * std::exp(-50), 1e-28);
+  const json dots = evaluate_case(make_case("gaussian", "pld_pmf_connect_dots", params, any)).value;
+  double delta = dots.at("infinity_mass"), total = delta;
+  for (const auto& [index, mass] : dots.at("pmf").items()) {
+    total += mass.get<double>();
+    if (std::stoi(index) > 0) delta -= mass.get<double>() * std::expm1(-std::stoi(index));
+  }
+  EXPECT_NEAR(total, 1, 1e-12);
+  EXPECT_NEAR(delta, within, 1e-12);
+}
+
+TEST(CaseLosses, GivenGridsAreAboveTheExactValueAndBucketsAboveDots) {
+  const json run = {{"q", 0.02}, {"sigma", 1.1}, {"steps", 300}, {"delta", 1e-5}};
+  json grid = run;
+  grid["discretization"] = 1e-3;
+  const double exact = value_of("poisson_subsampled_gaussian", "epsilon", run);
+  const double dots = value_of("poisson_subsampled_gaussian", "epsilon_pld_connect_dots", grid);
+  const double buckets = value_of("poisson_subsampled_gaussian", "epsilon_pld_privacy_buckets", grid);
+  EXPECT_GE(dots, exact * (1 - 1e-3));
+  EXPECT_GT(buckets, dots);
+  EXPECT_LE(buckets, exact + 300 * 1e-3);
+  json target = run;
+  target.erase("sigma");
+  target["epsilon"] = exact;
+  EXPECT_NEAR(value_of("poisson_subsampled_gaussian", "sigma_prv", target), 1.1, 2e-3);
 }
 
 }  // namespace
