@@ -152,9 +152,8 @@ std::vector<PairGroup> groups_on_lattice(const std::vector<std::span<const Part>
   return result;
 }
 
-// Strips of like noise, each cut into groups of like rates; ratio as in groups_on_lattice, the least that
-// serves where it is negative.
-std::vector<PairGroup> groups_of(std::vector<Part> parts, double ratio, Side side) {
+// Strips of like noise, each cut into groups of like rates: ranges of `parts`, which are reordered.
+std::vector<std::span<const Part>> cut(std::vector<Part>& parts) {
   const auto by_noise = [](const Part& a, const Part& b) {
     return a.event.inverse_noise < b.event.inverse_noise;
   };
@@ -170,10 +169,15 @@ std::vector<PairGroup> groups_of(std::vector<Part> parts, double ratio, Side sid
                      [](const Part& a, const Part& b) { return a.event.rate < b.event.rate; });
     for (const std::span<const Part> group : split(strip, strips)) groups.push_back(group);
   }
-  if (ratio >= 0) return groups_on_lattice(groups, ratio, side, std::numeric_limits<size_t>::max());
+  return groups;
+}
+
+// On the finest lattice, or none, that does not take too many nodes.
+std::vector<PairGroup> groups_of(std::vector<Part> parts, Side side) {
+  const std::vector<std::span<const Part>> groups = cut(parts);
   const size_t most = side == Side::kUpper ? kMostNodes : kMostNodesBelow;
   if (parts.size() <= most) return groups_on_lattice(groups, 0, side, most);
-  for (ratio = kFinestRatio;; ratio *= kCoarser) {
+  for (double ratio = kFinestRatio;; ratio *= kCoarser) {
     std::vector<PairGroup> result = groups_on_lattice(groups, ratio, side, most);
     if (!result.empty()) return result;
   }
@@ -213,7 +217,7 @@ std::optional<LossPairs> loss_pairs(const Schedule& schedule, const Take& take) 
 std::optional<LossPairs> loss_pairs_of(const Schedule& schedule, Side side) {
   return loss_pairs(schedule, [&](std::vector<Part> parts, LossPairs& losses) {
     if (parts.size() > kMostApart) {
-      losses.groups = groups_of(std::move(parts), -1, side);
+      losses.groups = groups_of(std::move(parts), side);
       return;
     }
     for (const auto& [event, count] : parts)
@@ -223,7 +227,7 @@ std::optional<LossPairs> loss_pairs_of(const Schedule& schedule, Side side) {
 
 std::optional<LossPairs> loss_pairs_on_lattice(const Schedule& schedule, Side side, double ratio) {
   return loss_pairs(schedule, [&](std::vector<Part> parts, LossPairs& losses) {
-    losses.groups = groups_of(std::move(parts), ratio, side);
+    losses.groups = groups_on_lattice(cut(parts), ratio, side, std::numeric_limits<size_t>::max());
   });
 }
 

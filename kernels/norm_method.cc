@@ -13,18 +13,12 @@
 #include <sstream>
 
 #include "src/base/check.h"
+#include "src/base/processor.h"
 
 namespace dpfa::kernels {
 namespace {
 
 constexpr size_t index_of(NormMethod method) { return static_cast<size_t>(method); }
-
-std::string processor() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown processor";
-}
 
 bool are_times(const MethodSeconds& seconds) {
   return std::all_of(seconds.begin(), seconds.end(), [](double s) { return std::isfinite(s) && s > 0; });
@@ -81,7 +75,7 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
 
 MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) {
   std::ostringstream prefix;
-  prefix << processor() << "/threads" << omp_get_max_threads() << '/' << shape.key() << '\t';
+  prefix << processor_name() << "/threads" << omp_get_max_threads() << '/' << shape.key() << '\t';
   const std::string key = prefix.str();
   MethodSeconds seconds;
   if (!file_.empty()) {

@@ -40,15 +40,7 @@ DPFA_CLONES void sgd_run(const SgdConstants& c, int64_t count, const float* __re
 
 void check_sizes(std::span<const DecayRange> ranges, size_t parameters, size_t compute) {
   DPFA_CHECK(compute == 0 || compute == parameters, compute, " compute copies for ", parameters, " weights");
-  int64_t end = 0;
-  for (const DecayRange& range : ranges) {
-    DPFA_CHECK(range.begin == end && range.end >= range.begin,
-               "decay ranges must follow each other without gaps: [", range.begin, ", ", range.end,
-               ") after ", end);
-    end = range.end;
-  }
-  DPFA_CHECK(end == static_cast<int64_t>(parameters), "decay ranges end at ", end, " of ", parameters,
-             " weights");
+  check_decay_ranges(ranges, static_cast<int64_t>(parameters));
 }
 
 // Calls run(begin, end, decays, gradient of begin) for pieces of at most kChunk elements that lie in one
@@ -80,6 +72,17 @@ T* at(std::span<T> values, int64_t index) {
 }
 
 }  // namespace
+
+void check_decay_ranges(std::span<const DecayRange> ranges, int64_t count) {
+  int64_t end = 0;
+  for (const DecayRange& range : ranges) {
+    DPFA_CHECK(range.begin == end && range.end >= range.begin,
+               "decay ranges must follow each other without gaps: [", range.begin, ", ", range.end,
+               ") after ", end);
+    end = range.end;
+  }
+  DPFA_CHECK(end == count, "decay ranges end at ", end, " of ", count, " weights");
+}
 
 void adamw_step(const AdamwStep& step, std::span<const DecayRange> ranges, const GradientChunk& gradient,
                 std::span<float> m, std::span<float> v, std::span<float> weights,

@@ -15,6 +15,9 @@ struct DecayRange {
   bool decays;
 };
 
+// Throws InternalError where the ranges do not follow each other from 0 to `count` without gaps.
+void check_decay_ranges(std::span<const DecayRange> ranges, int64_t count);
+
 // The gradient of elements [begin, begin + scratch.size()): a view of it, or `scratch` filled with it. Asked
 // once for every element of a step, by several threads for disjoint chunks; so a gradient can be made chunk
 // by chunk in the cache of the update that uses it up.

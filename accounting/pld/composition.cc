@@ -100,6 +100,8 @@ class OneWay {
     }
     const double found = compose(sketches, tilt, epsilon, side).log_delta(epsilon);
     // Just below the largest loss of all a sketch is too rough for a tilt; there little of one is needed.
+    // Where losses have no largest one this is the composition without a tilt, the better one of few
+    // releases.
     const double little = kLittleTilt / (largest_loss_ - epsilon);
     if (!(little < tilt) || !groups_.empty()) return found;
     const double other = compose(sketches_, little, epsilon, side).log_delta(epsilon);
@@ -197,12 +199,12 @@ class OneWay {
     // the epsilon of the tilt.
     const double deviation = std::sqrt(variance);
     const double excess = kGridExcess * std::max(epsilon, 0.1 * deviation);
-    const double coarse = std::sqrt(12 * excess / (1 + tilt)), resolution = coarse / deviation;
-    Composer composer(tilt, std::clamp(resolution, kFinest, kCoarsest), side);
+    const double coarse = std::sqrt(12 * excess / (1 + tilt));
+    const double resolution = std::clamp(coarse / deviation, kFinest, kCoarsest);
+    Composer composer(tilt, resolution, side);
     for (size_t i = 0; i < counts_.size(); ++i) {
       const Span span = span_of(sketches[i], i, tilt);
-      const double wanted = std::max(std::clamp(resolution, kFinest, kCoarsest) * moments[i].deviation,
-                                     2 * span.length() / kMostPoints);
+      const double wanted = std::max(resolution * moments[i].deviation, 2 * span.length() / kMostPoints);
       const double step = power_of_two_below(std::max(wanted, span.finest_step()));
       const double shift = concentration(pairs_[i], sketches_[i].median(), step);
       composer.add(discretise(pairs_[i], range_of(span, step, shift, i, moments[i], tilt), tilt, side),
@@ -217,8 +219,9 @@ class OneWay {
   // All groups on one grid of about `step`.
   void add_groups(const std::vector<LossSketch>& sketches, const std::vector<LossSketch::Moments>& moments,
                   double step, double tilt, Side side, Composer& composer) const {
+    std::vector<Span> spans;
     for (size_t i = counts_.size(); i < pairs_.size(); ++i) {
-      const Span span = span_of(sketches[i], i, tilt);
+      const Span& span = spans.emplace_back(span_of(sketches[i], i, tilt));
       step = std::max({step, 2 * span.length() / kMostPointsOfNode, span.finest_step()});
     }
     step = power_of_two_below(step);
@@ -227,7 +230,7 @@ class OneWay {
       Span span{kInfinity, -kInfinity};
       LossSketch::Moments widest{0, 0};
       for (size_t i = group.begin; i < group.end; ++i) {
-        const Span one = span_of(sketches[i], i, tilt);
+        const Span& one = spans[i - counts_.size()];
         span = {std::min(span.bottom, one.bottom), std::max(span.top, one.top)};
         if (moments[i].deviation > widest.deviation) widest = moments[i];
       }

@@ -54,16 +54,10 @@ void launch(const Release& release, uint64_t first, int64_t count, Int* sum, con
 }  // namespace
 
 DecayRanges::DecayRanges(std::span<const DecayRange> ranges, int64_t count) : elements_(count) {
+  check_decay_ranges(ranges, count);
   std::vector<DecayRange> kept;
-  int64_t end = 0;
-  for (const DecayRange& range : ranges) {
-    DPFA_CHECK(range.begin == end && range.end >= range.begin,
-               "decay ranges must follow each other without gaps: [", range.begin, ", ", range.end,
-               ") after ", end);
-    end = range.end;
+  for (const DecayRange& range : ranges)
     if (range.begin < range.end) kept.push_back(range);
-  }
-  DPFA_CHECK(end == count, "decay ranges end at ", end, " of ", count, " weights");
   ranges_ = DeviceArray<DecayRange>(std::span<const DecayRange>(kept));
 }
 

@@ -3,13 +3,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "src/base/error.h"
+#include "src/base/processor.h"
 #include "src/cli/bench_account.h"
 #include "src/cli/bench_report.h"
 #include "src/cli/cli.h"
@@ -19,19 +19,6 @@
 
 namespace dpfa::cli {
 namespace {
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  const size_t n = v.size();
-  return n % 2 == 1 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
-std::string cpu_model() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown";
-}
 
 // Peak resident memory of one kind of step, from a child process that runs nothing else.
 double peak_mib(const std::vector<std::string>& words) {
@@ -168,14 +155,14 @@ int bench_step(const Arguments& arguments) {
                                    {"all_seconds", with_privacy},
                                    {"all_baseline_seconds", baseline}};
     std::cout << nlohmann::json{{"machine",
-                                 {{"cpu", cpu_model()},
+                                 {{"cpu", processor_name()},
                                   {"threads", threads == 0 ? std::thread::hardware_concurrency()
                                                            : static_cast<unsigned>(threads)}}},
                                 {"results", {result}}}
                      .dump()
               << '\n';
   } else {
-    std::cout << name << " on " << cpu_model() << "\n"
+    std::cout << name << " on " << processor_name() << "\n"
               << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, "
               << std::setprecision(0) << peak << " MiB\n"
               << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)

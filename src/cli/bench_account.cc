@@ -16,6 +16,7 @@
 #include "accounting/inversion.h"
 #include "accounting/rdp.h"
 #include "src/base/error.h"
+#include "src/cli/bench_report.h"
 #include "src/cli/facts.h"
 #include "src/cli/options.h"
 
@@ -40,11 +41,6 @@ double seconds_of(const Work& work, double* result) {
   const auto start = std::chrono::steady_clock::now();
   *result = work();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // Peak resident memory of a child process that does nothing else.

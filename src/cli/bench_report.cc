@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <iomanip>
 #include <iostream>
+
+#include "src/base/processor.h"
 
 namespace dpfa::cli {
 namespace {
@@ -15,20 +16,13 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+}  // namespace
+
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t n = values.size();
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
-
-std::string cpu_model() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown";
-}
-
-}  // namespace
 
 BenchResult time_in_turn(const std::string& name, const std::function<void()>& work,
                          const std::string& baseline, const std::function<void()>& baseline_work,
@@ -56,12 +50,13 @@ void print_results(const std::vector<BenchResult>& results, int64_t threads, boo
       entry.update(r.details);
       list.push_back(entry);
     }
-    std::cout
-        << nlohmann::json{{"machine", {{"cpu", cpu_model()}, {"threads", threads}}}, {"results", list}}.dump()
-        << '\n';
+    std::cout << nlohmann::json{{"machine", {{"cpu", processor_name()}, {"threads", threads}}},
+                                {"results", list}}
+                     .dump()
+              << '\n';
     return;
   }
-  std::cout << cpu_model() << ", " << threads << " threads, medians of repeats in turn\n" << std::fixed;
+  std::cout << processor_name() << ", " << threads << " threads, medians of repeats in turn\n" << std::fixed;
   for (const BenchResult& r : results)
     std::cout << "  " << std::left << std::setw(44) << r.name << std::setprecision(5) << r.seconds << " s; "
               << r.baseline << ": " << r.baseline_seconds << " s; ratio " << std::setprecision(3)

@@ -23,6 +23,8 @@ BenchResult time_in_turn(const std::string& name, const std::function<void()>& w
                          const std::string& baseline, const std::function<void()>& baseline_work,
                          int64_t repeats);
 
+double median(std::vector<double> values);  // of at least one
+
 void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json);
 
 int bench_norms(const std::vector<std::string>& arguments);

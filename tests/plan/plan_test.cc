@@ -9,21 +9,10 @@
 
 #include "accounting/accountant.h"
 #include "src/base/error.h"
+#include "tests/plan/given_noise.h"
 
 namespace dpfa::plan {
 namespace {
-
-constexpr int64_t kParameters = 100000;
-
-PrivacyConfig given_noise() {
-  PrivacyConfig privacy;
-  privacy.noise_multiplier = 1.1;
-  privacy.target_delta = 1e-5;
-  privacy.dataset_size = 2000;
-  privacy.expected_batch_size = 64;
-  privacy.steps = 30;
-  return privacy;
-}
 
 PrivacyConfig given_target() {
   PrivacyConfig privacy = given_noise();

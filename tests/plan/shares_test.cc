@@ -9,27 +9,16 @@
 #include "src/base/error.h"
 #include "src/plan/claims.h"
 #include "src/plan/share_layout.h"
+#include "tests/plan/given_noise.h"
 
 namespace dpfa::plan {
 namespace {
-
-constexpr int64_t kParameters = 100000;
-
-PrivacyConfig privacy_config() {
-  PrivacyConfig privacy;
-  privacy.noise_multiplier = 1.1;
-  privacy.target_delta = 1e-5;
-  privacy.dataset_size = 2000;
-  privacy.expected_batch_size = 64;
-  privacy.steps = 30;
-  return privacy;
-}
 
 AggregationConfig shares_of(int64_t ranks, int64_t colluding) {
   return {.mode = "masked", .noise = "shares", .colluding_ranks = colluding, .ranks = ranks};
 }
 
-PrivacyPlan plan_of(const AggregationConfig& aggregation, const PrivacyConfig& privacy = privacy_config()) {
+PrivacyPlan plan_of(const AggregationConfig& aggregation, const PrivacyConfig& privacy = given_noise()) {
   return PrivacyPlan::derive(privacy, aggregation, kParameters);
 }
 
@@ -40,7 +29,7 @@ TEST(SharesPlan, EachRankAddsNoiseTimesSensitivityOverTheRootOfTheHonestRanks) {
   for (const std::string numerics : {"exact", "fp32"}) {
     for (const double norm : {0.1, 1.0, 10.0}) {
       for (const auto& [ranks, colluding] : std::vector<std::pair<int, int>>{{1, 0}, {3, 1}, {8, 4}}) {
-        PrivacyConfig privacy = privacy_config();
+        PrivacyConfig privacy = given_noise();
         privacy.numerics = numerics;
         privacy.max_grad_norm = norm;
         const PrivacyPlan plan = plan_of(shares_of(ranks, colluding), privacy);
@@ -68,7 +57,7 @@ TEST(SharesPlan, EachRankAddsNoiseTimesSensitivityOverTheRootOfTheHonestRanks) {
 
 TEST(SharesPlan, EventIsOfTheIntegersThatTravel) {
   for (const std::string numerics : {"exact", "fp32"}) {
-    PrivacyConfig privacy = privacy_config();
+    PrivacyConfig privacy = given_noise();
     privacy.numerics = numerics;
     const PrivacyPlan plan = plan_of(shares_of(4, 1), privacy);
     const auto event = std::get<accounting::NoiseSharesEvent>(plan.event());
@@ -85,7 +74,7 @@ TEST(SharesPlan, LanesHoldClampAndNoise) {
   for (const int64_t bits : {16, 21, 32}) {
     for (const std::string numerics : {"exact", "fp32"}) {
       for (const int64_t ranks : {1, 3, 16}) {
-        PrivacyConfig privacy = privacy_config();
+        PrivacyConfig privacy = given_noise();
         privacy.numerics = numerics;
         AggregationConfig aggregation = shares_of(ranks, 0);
         aggregation.lane_bits = bits;
@@ -121,7 +110,7 @@ TEST(SharesPlan, TheFinestGridThatHasRoomIsTaken) {
 TEST(SharesPlan, CalibratedNoiseMeetsTheTargetAgainstTheColludingRanks) {
   for (const std::string numerics : {"exact", "fp32"}) {
     for (const int64_t bits : {16, 32}) {
-      PrivacyConfig privacy = privacy_config();
+      PrivacyConfig privacy = given_noise();
       privacy.noise_multiplier.reset();
       privacy.target_epsilon = 3;
       privacy.numerics = numerics;
@@ -175,7 +164,7 @@ TEST(SharesPlan, WhatCannotBeClaimedIsRefusedWithASentence) {
   const auto refused = [](const std::function<void(AggregationConfig&, PrivacyConfig&)>& change,
                           ExitCode code, const std::string& words) {
     AggregationConfig aggregation = shares_of(4, 1);
-    PrivacyConfig privacy = privacy_config();
+    PrivacyConfig privacy = given_noise();
     change(aggregation, privacy);
     try {
       plan_of(aggregation, privacy);
@@ -239,7 +228,7 @@ TEST(Claims, OfOutsidersHoldForAllNoiseAndForNoRunThatShowsRawValues) {
   EXPECT_EQ(event.colluding_ranks, 0);
   EXPECT_FALSE(claims_of(plan, {.raw_values_shown = true}).outsiders.event);
   EXPECT_FALSE(claims_of(plan, {.shared_sampling_key = true}).outsiders.event);
-  PrivacyConfig without = privacy_config();
+  PrivacyConfig without = given_noise();
   without.enabled = false;
   EXPECT_FALSE(claims_of(plan_of({}, without), {}).outsiders.event);
 }
@@ -248,7 +237,7 @@ TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
   const auto refused = [](const std::function<void(Config&)>& change, ExitCode code, const std::string& words,
                           bool dry_run = false) {
     Config config;
-    config.privacy = privacy_config();
+    config.privacy = given_noise();
     config.aggregation = {.noise = "shares"};
     change(config);
     try {

@@ -112,10 +112,9 @@ TEST_F(MaskedRun, OfRanksWithRecordsOfTheirOwnIsCountedOnEachOfTheirDataSets) {
 }
 
 TEST_F(MaskedRun, RefusesOneDataSetForTwoRanksThatShouldHaveTheirOwn) {
-  for (int rank = 0; rank < world().size(); ++rank) {
-    if (world().rank() == 0)
+  if (world().rank() == 0)
+    for (int rank = 0; rank < world().size(); ++rank)
       std::filesystem::copy(shared_ + "/train", shared_ + "/own" + std::to_string(rank));
-  }
   world().barrier();
   RunOptions run = masked("run");
   run.config.data.train = shared_ + "/own{rank}";
