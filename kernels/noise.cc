@@ -12,6 +12,7 @@ namespace dpfa::kernels {
 namespace {
 
 constexpr size_t kChunk = 1024;  // normals, sums and results of a chunk fit into the first-level cache
+constexpr size_t kLine = 64;
 
 struct Scaling {
   double stddev;
@@ -46,6 +47,7 @@ void add_noise_to(const StreamKey& key, uint64_t step, uint64_t first_index, con
   for (size_t begin = 0; begin < sum.size(); begin += kChunk) {
     const size_t count = std::min(kChunk, sum.size() - begin);
     alignas(64) double normals[kChunk];
+    for (size_t i = 0; i < count; i += kLine / sizeof(Int)) __builtin_prefetch(sum.data() + begin + i);
     if (scaling.stddev == 0) {
       std::fill_n(normals, count, 0.0);
     } else {

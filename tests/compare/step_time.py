@@ -8,6 +8,7 @@ Every arm is started again in each round, in rotating order, in a child process 
 memory is its own too); a figure is the median over all rounds. The arms, for a GPT-2 with untied head:
 
     dpfa private                clip, charge-free release with noise, AdamW   dpfa bench step --release on
+    dpfa private, halves        the same in two microbatches: less memory     dpfa bench step --slots B/2
     dpfa private, no release    forward, backward, norms, clip, sum           dpfa bench step --release off
     dpfa not private            the same engine, no clipping, no noise        baseline of the first line
     PyTorch not private         fused AdamW, contiguous logits: the baseline of all ratios
@@ -29,7 +30,7 @@ import time
 
 BASELINE = "PyTorch not private"
 PYTORCH_ARMS = [BASELINE, "PyTorch one-example loop", "Opacus hooks", "Opacus ghost"]
-DPFA_ARMS = ["dpfa private", "dpfa private, no release"]
+DPFA_ARMS = ["dpfa private", "dpfa private, halves", "dpfa private, no release"]
 DPFA_BASELINE = "dpfa not private"
 
 
@@ -205,6 +206,8 @@ def measure_dpfa(options, arm, shape, samples):
                "--numerics", options.numerics, "--repeats", str(options.repeats)]
     for name in ("layers", "width", "vocab", "batch", "sequence", "compute", "threads"):
         command += [f"--{name}", str(shape[name])]
+    if arm.endswith("halves"):
+        command += ["--slots", str(max(1, shape["batch"] // 2))]
     result = child(command, options.threads)["results"][0]
     samples[arm].add(result["all_seconds"], result["peak_rss_mib"])
     if arm == DPFA_ARMS[0]:
@@ -244,7 +247,7 @@ def case_name(shape):
 def table(cases, title, cell):
     names = list(cases)
     lines = ["| " + " | ".join([title] + names) + " |", "|" + "---|" * (len(names) + 1)]
-    order = [DPFA_ARMS[0], DPFA_ARMS[1], DPFA_BASELINE] + PYTORCH_ARMS
+    order = DPFA_ARMS + [DPFA_BASELINE] + PYTORCH_ARMS
     for arm in order:
         if any(arm in samples for samples in cases.values()):
             lines.append("| " + " | ".join([arm] + [cell(cases[name], arm) for name in names]) + " |")
