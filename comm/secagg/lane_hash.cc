@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/base/check.h"
 #include "src/base/clones.h"
 #include "src/base/random/chacha20.h"
 
@@ -58,6 +59,17 @@ uint64_t add_mod(uint64_t a, uint64_t b) {
 
 uint64_t multiply_mod(uint64_t a, uint64_t b) { return reduce(Uint128{a} * b); }
 
+namespace {
+
+uint64_t power_mod(uint64_t base, uint64_t exponent) {
+  uint64_t result = 1;
+  for (; exponent > 0; exponent >>= 1, base = multiply_mod(base, base))
+    if (exponent & 1) result = multiply_mod(result, base);
+  return result;
+}
+
+}  // namespace
+
 LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
   std::array<uint32_t, 4> words;
   fill_words(key, nonce, 4 * static_cast<uint64_t>(slice), words);
@@ -80,23 +92,25 @@ LaneHash::~LaneHash() {
   for (Point& point : points_) {
     explicit_bzero(point.powers.data(), point.powers.size() * sizeof(int32_t));
     explicit_bzero(&point.block_power, sizeof(point.block_power));
-    explicit_bzero(&point.offset_power, sizeof(point.offset_power));
   }
 }
 
-void LaneHash::add(std::span<const int32_t> lanes) {
+std::array<uint64_t, 2> LaneHash::part(int64_t first, std::span<const int32_t> lanes) const {
+  DPFA_CHECK(first >= 0 && first % kBlock == 0, "lanes from ", first);
+  std::array<uint64_t, 2> sums = {}, offset_powers;
+  for (size_t k = 0; k < 2; ++k)
+    offset_powers[k] = power_mod(points_[k].block_power, static_cast<uint64_t>(first / kBlock));
   for (size_t begin = 0; begin < lanes.size(); begin += kBlock) {
     const size_t count = std::min<size_t>(kBlock, lanes.size() - begin);
     const Products products =
         inner_products(lanes.data() + begin, points_[0].powers.data(), points_[1].powers.data(), count);
-    for (size_t k = 0; k < points_.size(); ++k) {
-      Point& point = points_[k];
-      point.sum = add_mod(point.sum, multiply_mod(point.offset_power, join(products.limb + 3 * k)));
-      point.offset_power = multiply_mod(point.offset_power, point.block_power);
+    for (size_t k = 0; k < 2; ++k) {
+      sums[k] = add_mod(sums[k], multiply_mod(offset_powers[k], join(products.limb + 3 * k)));
+      offset_powers[k] = multiply_mod(offset_powers[k], points_[k].block_power);
     }
   }
+  explicit_bzero(offset_powers.data(), sizeof(offset_powers));
+  return sums;
 }
-
-std::array<uint64_t, 2> LaneHash::value() const { return {points_[0].sum, points_[1].sum}; }
 
 }  // namespace dpfa::comm::secagg

@@ -30,17 +30,14 @@ class LaneHash {
   LaneHash& operator=(const LaneHash&) = delete;
   ~LaneHash();
 
-  // The next lanes of the slice. Every call but the last brings a multiple of kBlock lanes.
-  void add(std::span<const int32_t> lanes);
-  // Each below kPrime.
-  std::array<uint64_t, 2> value() const;
+  // What the lanes y_first, y_(first + 1), ... of the slice add to h at both points, each below kPrime: sums
+  // of it modulo kPrime are the same in every order. `first` is a multiple of kBlock.
+  std::array<uint64_t, 2> part(int64_t first, std::span<const int32_t> lanes) const;
 
  private:
   struct Point {
     std::vector<int32_t> powers;  // z^(j+1) in limbs of 21, 21 and 19 bits, kBlock each
     uint64_t block_power;         // z^kBlock
-    uint64_t offset_power = 1;    // z^(lanes before the next block)
-    uint64_t sum = 0;
   };
   std::array<Point, 2> points_;
 };

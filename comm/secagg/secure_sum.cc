@@ -3,6 +3,8 @@
 #include <sodium.h>
 
 #include <algorithm>
+#include <deque>
+#include <exception>
 #include <string>
 
 #include "src/base/check.h"
@@ -16,37 +18,45 @@ namespace {
 constexpr int64_t kChunk = 3072;
 static_assert(kChunk % LaneHash::kBlock == 0 && kChunk % 6 == 0 && LaneHash::kSlice % kChunk == 0);
 
-// The hash of a vector of lanes, slice by slice.
+// Calls call(first, count) for chunks that are `size` lanes together, by all threads.
+template <typename Call>
+void by_chunks(size_t size, const Call& call) {
+  const auto chunks = static_cast<int64_t>((size + kChunk - 1) / kChunk);
+  std::exception_ptr thrown;  // none may leave the parallel region
+#pragma omp parallel for schedule(static) if (chunks > 1)
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const auto first = static_cast<size_t>(chunk * kChunk);
+    try {
+      call(first, std::min<size_t>(kChunk, size - first));
+    } catch (...) {
+#pragma omp critical(dpfa_secure_sum_thrown)
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
+}
+
+// The hashes of vectors of lanes, slice by slice.
 class SliceHashes {
  public:
-  SliceHashes(const StreamKey& key, uint64_t nonce) : key_(key), nonce_(nonce) {}
-
-  // The next lanes: at most one chunk, which lies in one slice.
-  void add(std::span<const int32_t> lanes) {
-    if (lanes_ % LaneHash::kSlice == 0) {
-      flush();
-      hash_.emplace(key_, nonce_, lanes_ / LaneHash::kSlice);
-    }
-    hash_->add(lanes);
-    lanes_ += static_cast<int64_t>(lanes.size());
+  SliceHashes(const StreamKey& key, uint64_t nonce, size_t lanes) {
+    for (int64_t slice = 0; slice * LaneHash::kSlice < static_cast<int64_t>(lanes); ++slice)
+      slices_.emplace_back(key, nonce, slice);
   }
 
-  std::vector<uint64_t> totals() {
-    flush();
-    return std::move(totals_);
+  std::vector<uint64_t> zeros() const { return std::vector<uint64_t>(2 * slices_.size()); }
+
+  // totals := those with these lanes, a chunk that lies in one slice. By any thread: sums modulo a prime do
+  // not depend on their order.
+  void add(size_t first, std::span<const int32_t> lanes, std::vector<uint64_t>& totals) const {
+    const size_t slice = first / LaneHash::kSlice;
+    const auto part = slices_[slice].part(static_cast<int64_t>(first % LaneHash::kSlice), lanes);
+#pragma omp critical(dpfa_secure_sum_totals)
+    for (size_t k = 0; k < 2; ++k) totals[2 * slice + k] = add_mod(totals[2 * slice + k], part[k]);
   }
 
  private:
-  void flush() {
-    if (hash_)
-      for (const uint64_t value : hash_->value()) totals_.push_back(value);
-    hash_.reset();
-  }
-  const StreamKey& key_;
-  const uint64_t nonce_;
-  int64_t lanes_ = 0;
-  std::optional<LaneHash> hash_;
-  std::vector<uint64_t> totals_;
+  std::deque<LaneHash> slices_;
 };
 
 constexpr int kLowBits = 31;
@@ -102,30 +112,31 @@ bool SecureSum::sum_words(uint64_t nonce, std::span<int32_t> lanes, std::span<Wo
   const bool shared_memory = lane_bits_ == 32;
   const size_t per_word = 8 * sizeof(Word) / static_cast<size_t>(lane_bits_);
   const auto for_each_chunk = [&](const auto& call) {
-    for (size_t first = 0; first < lanes.size(); first += kChunk) {
-      const std::span<int32_t> chunk = lanes.subspan(first, std::min<size_t>(kChunk, lanes.size() - first));
-      call(first, chunk, words.subspan(first / per_word, (chunk.size() + per_word - 1) / per_word));
-    }
+    by_chunks(lanes.size(), [&](size_t first, size_t count) {
+      call(first, lanes.subspan(first, count),
+           words.subspan(first / per_word, (count + per_word - 1) / per_word));
+    });
   };
-  std::optional<SliceHashes> own, decoded;
+  std::optional<SliceHashes> hashes;
+  Totals own, decoded;
   if (masked()) {
-    own.emplace(*points_, nonce);
-    decoded.emplace(*points_, nonce);
+    hashes.emplace(*points_, nonce, lanes.size());
+    own = decoded = hashes->zeros();
   }
   for_each_chunk([&](size_t first, std::span<int32_t> chunk, std::span<Word> chunk_words) {
     if (prepare) prepare(static_cast<int64_t>(first), chunk);
-    if (own) own->add(chunk);
+    if (hashes) hashes->add(first, chunk, own);
     if (!shared_memory) pack(chunk, chunk_words);
     if (masked()) keys_->lanes.apply(nonce, first / per_word, chunk_words);
   });
   communicator_.all_reduce_sum(words);
-  for_each_chunk([&](size_t, std::span<int32_t> chunk, std::span<Word> chunk_words) {
+  for_each_chunk([&](size_t first, std::span<int32_t> chunk, std::span<Word> chunk_words) {
     if (!shared_memory) unpack(std::span<const Word>(chunk_words), chunk);
-    if (decoded) decoded->add(chunk);
+    if (hashes) hashes->add(first, chunk, decoded);
   });
   if (!masked()) return true;
-  const Totals totals = sum_hashes(nonce, own->totals());
-  const bool good = DPFA_PLANT("sum_unchecked") || decoded->totals() == totals;
+  const Totals totals = sum_hashes(nonce, own);
+  const bool good = DPFA_PLANT("sum_unchecked") || decoded == totals;
   return all_verify(nonce, good, totals);
 }
 

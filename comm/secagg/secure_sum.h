@@ -3,7 +3,8 @@
 // Pass over a contribution, chunk by chunk in the cache: make the lanes, hash them, pack them into words
 // (lane_layout.h), add the masks (masks.h). Then one unchanged integer sum of the communicator, in which the
 // masks cancel, and the check that the decoded sum has the hash of the contributions (lane_hash.h).
-// `plaintext` is the same path with zero masks and without the check.
+// `plaintext` is the same path with zero masks and without the check. Chunks are shared between the OpenMP
+// threads of the caller; their number changes no bit.
 //
 // Guarantee of `masked`: t = colluding_ranks ranks and the network together learn no more of the others'
 // contributions than their sum. A sum that differs from the sum of the contributions (a wrapped lane,
@@ -29,7 +30,8 @@ class SecureSum {
  public:
   // Changes lanes [first, first + size) of the contribution in place just before they are hashed: dither,
   // clamp and noise go here, so that lanes without noise are not written to memory a second time. Called once
-  // for every lane, in ascending order. A plain sum passes nothing.
+  // for every lane, by all OpenMP threads at once and in any order; `first` is a multiple of 3072. A plain
+  // sum passes nothing.
   using Prepare = std::function<void(int64_t first, std::span<int32_t> lanes)>;
 
   // masked; plaintext. Throws ConfigError for lanes of another width than lane_layout.h knows.

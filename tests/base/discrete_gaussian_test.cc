@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <boost/multiprecision/cpp_bin_float.hpp>
 #include <cmath>
 #include <vector>
 
 #include "src/base/error.h"
 #include "src/base/random/chacha20.h"
+#include "src/base/random/cpu_dispatch.h"
 #include "tests/support/statistics.h"
 
 namespace dpfa {
@@ -45,25 +47,45 @@ class Law {
   Real total_ = 0;
 };
 
-// P(|x| = k) of the table.
-Real table_probability(const DiscreteGaussian& law, int64_t k) {
-  const auto& t = law.thresholds();
-  const auto at = [&](int64_t i) {
-    return i < 0                                ? Real(0)
-           : i < static_cast<int64_t>(t.size()) ? to_real(t[static_cast<size_t>(i)])
-                                                : ldexp(Real(1), 127);
-  };
-  return ldexp(Real(at(k) - at(k - 1)), -127);
+// A row of the table, as the header describes it.
+struct Row {
+  size_t alias;
+  Uint128 border;
+};
+Row row_of(const DiscreteGaussian& law, size_t r) {
+  const int bits = std::countr_zero(law.rows());
+  const Uint128 row = law.row(r);
+  return {static_cast<size_t>(row >> (128 - bits)), row << bits >> bits};
+}
+
+// P(|x| = k) of the table in units of 2^-127, for k from 0 on.
+std::vector<Uint128> masses_of(const DiscreteGaussian& law) {
+  const size_t rows = law.rows();
+  const Uint128 length = (Uint128{1} << 127) / rows;
+  std::vector<Uint128> masses(rows);
+  for (size_t r = 0; r < rows; ++r) {
+    const Row row = row_of(law, r);
+    masses[r] += row.border / 2;
+    masses[row.alias] += length - row.border / 2;
+  }
+  return masses;
+}
+
+Real probability_of(const std::vector<Uint128>& masses, int64_t k) {
+  return k < static_cast<int64_t>(masses.size()) ? ldexp(to_real(masses[static_cast<size_t>(k)]), -127)
+                                                 : Real(0);
 }
 
 TEST(DiscreteGaussian, TableHoldsEachProbabilityToARelativeErrorOf2ToTheMinus40DownTo2ToTheMinus87) {
-  for (const double stddev : {1.0, 4.0, 24.5, 34.0, 100.0, 1000.0}) {
+  for (const double stddev : {1.0, 4.0, 24.5, 34.0, 150.0, 1000.0}) {
     const DiscreteGaussian law(stddev);
+    const std::vector<Uint128> masses = masses_of(law);
     const Law exact(law.base_stddev());
     int64_t checked = 0;
-    for (int64_t k = 0; k <= static_cast<int64_t>(law.thresholds().size()); ++k) {
-      const Real p = exact.probability(k) * (k == 0 ? 1 : 2), q = table_probability(law, k);
-      ASSERT_LE(abs(Real(q - p)), ldexp(Real(1), -127)) << stddev << ", " << k;
+    for (int64_t k = 0; k <= static_cast<int64_t>(masses.size()); ++k) {
+      const Real p = exact.probability(k) * (k == 0 ? 1 : 2), q = probability_of(masses, k);
+      // To the nearest; the middle takes what all others were rounded by.
+      ASSERT_LE(abs(Real(q - p)), ldexp(Real(k == 0 ? masses.size() : 1), -127)) << stddev << ", " << k;
       if (p < ldexp(Real(1), -87)) continue;
       ASSERT_LE(abs(Real(q / p - 1)), ldexp(Real(1), -40)) << stddev << ", " << k;
       ++checked;
@@ -73,30 +95,30 @@ TEST(DiscreteGaussian, TableHoldsEachProbabilityToARelativeErrorOf2ToTheMinus40D
 }
 
 // What one base draw adds to kChiSquare: sum of (p - q)^2 / q over all values, those without a place in the
-// table included (p = 0). 11 levels of 2^-124 are below 2^-120, so their root and the 2^-60 of the levels
-// stay below 2^-59.
-TEST(DiscreteGaussian, TableHasAChiSquareOfLessThan2ToTheMinus124) {
-  for (const double stddev : {1.0, 4.0, 24.5, 34.0, 100.0, 300.0, 0x1p20, 0x1.8p33, 0x1p40}) {
+// table included (p = 0). 7 levels of 2^-123 are below 2^-120, so their root is below the 2^-60 that
+// kChiSquare has for it.
+TEST(DiscreteGaussian, TableHasAChiSquareOfLessThan2ToTheMinus123) {
+  for (const double stddev : {1.0, 4.0, 24.5, 34.0, 100.0, 150.0, 300.0, 0x1p20, 0x1.8p33, 0x1p40}) {
     const DiscreteGaussian law(stddev);
+    const std::vector<Uint128> masses = masses_of(law);
     const Law exact(law.base_stddev());
     Real chi_square = 0;
     for (int64_t k = 0; k <= static_cast<int64_t>(16 * law.base_stddev()); ++k) {
       const Real q = exact.probability(k) * (k == 0 ? 1 : 2);
-      const Real difference =
-          k <= static_cast<int64_t>(law.thresholds().size()) ? Real(table_probability(law, k) - q) : q;
+      const Real difference = probability_of(masses, k) - q;
       chi_square += difference * difference / q;
     }
-    EXPECT_LE(chi_square, ldexp(Real(1), -124)) << stddev;
-    EXPECT_LE(law.weights().size(), 11u) << stddev;
+    EXPECT_LE(chi_square, ldexp(Real(1), -123)) << stddev;
+    EXPECT_LE(law.weights().size(), 7u) << stddev;
   }
 }
 
-TEST(DiscreteGaussian, TableIsAscendingAndOneLessThanAPowerOfTwoLong) {
-  for (const double stddev : {1.0, 24.5, 34.6, 38.0, 1e6}) {
-    const auto thresholds = DiscreteGaussian(stddev).thresholds();
-    EXPECT_TRUE(std::is_sorted(thresholds.begin(), thresholds.end()));
-    EXPECT_EQ((thresholds.size() + 1) & thresholds.size(), 0u);
-    EXPECT_LE(thresholds.size() * sizeof(Uint128), size_t{16} << 10);
+TEST(DiscreteGaussian, TableIsAPowerOfTwoRowsInWhichTheSignTakesNoPart) {
+  for (const double stddev : {1.0, 24.5, 38.0, 149.9, 1e6}) {
+    const DiscreteGaussian law(stddev);
+    EXPECT_TRUE(std::has_single_bit(law.rows()));
+    EXPECT_LE(law.rows() * sizeof(Uint128), size_t{32} << 10);
+    for (size_t r = 0; r < law.rows(); ++r) EXPECT_EQ(row_of(law, r).border % 2, 0u);
   }
 }
 
@@ -111,7 +133,7 @@ TEST(DiscreteGaussian, StandardDeviationIsThatOfTheLevelsAndAtLeastWhatIsAskedFo
       variance += static_cast<long double>(weight) * static_cast<long double>(weight);
       if (before > 0) {
         EXPECT_EQ(weight % before, 0);
-        EXPECT_LE(weight / before, 16);
+        EXPECT_LE(weight / before, 90);
         // What makes the sum a discrete Gaussian: r of the header.
         const double factor = static_cast<double>(weight / before);
         EXPECT_GE(law.base_stddev() / std::sqrt(factor * factor + 1), 1.528) << stddev;
@@ -125,13 +147,14 @@ TEST(DiscreteGaussian, StandardDeviationIsThatOfTheLevelsAndAtLeastWhatIsAskedFo
 }
 
 TEST(DiscreteGaussian, SumOfTwoLevelsHasTheLawToARelativeErrorOf2ToTheMinus36) {
-  for (const double stddev : {34.7, 100.0, 300.0, 392.8}) {
+  for (const double stddev : {150.1, 213.0, 1000.0, 13000.0}) {
     const DiscreteGaussian law(stddev);
     ASSERT_EQ(law.weights().size(), 2u) << stddev;
     const Law exact(law.stddev());
-    const int64_t weight = law.weights()[1], largest = static_cast<int64_t>(law.thresholds().size());
+    const std::vector<Uint128> masses = masses_of(law);
+    const int64_t weight = law.weights()[1], largest = static_cast<int64_t>(masses.size()) - 1;
     std::vector<Real> half;
-    for (int64_t k = 0; k <= largest; ++k) half.push_back(table_probability(law, k) * (k == 0 ? 1.0 : 0.5));
+    for (int64_t k = 0; k <= largest; ++k) half.push_back(probability_of(masses, k) * (k == 0 ? 1.0 : 0.5));
     const auto limit = static_cast<int64_t>(8 * stddev);
     for (int64_t y = 0; y <= limit; y += 1 + limit / 60) {
       Real sum = 0;
@@ -144,27 +167,31 @@ TEST(DiscreteGaussian, SumOfTwoLevelsHasTheLawToARelativeErrorOf2ToTheMinus36) {
   }
 }
 
-TEST(DiscreteGaussian, SamplesAreTheDocumentedFunctionOfTheWords) {
+TEST(DiscreteGaussian, SamplesOfEveryInstructionSetAreTheDocumentedFunctionOfTheWords) {
   for (const double stddev : {3.0, 50.0, 0x1p20, 0x1p40}) {
     const DiscreteGaussian law(stddev);
     const size_t levels = law.weights().size();
-    for (const uint64_t first : {uint64_t{0}, uint64_t{1} << 50}) {
-      const std::vector<int64_t> actual = samples(law, 7, first, 300);
-      std::vector<uint32_t> words(actual.size() * 4 * levels);
+    for (const uint64_t first : {uint64_t{0}, (uint64_t{1} << 50) + 5}) {
+      std::vector<int64_t> expected(300);
+      std::vector<uint32_t> words(expected.size() * 4 * levels);
       fill_words(key_of(1), 7, first * 4 * levels, words);
-      for (size_t i = 0; i < actual.size(); ++i) {
-        int64_t expected = 0;
+      for (size_t i = 0; i < expected.size(); ++i)
         for (size_t l = 0; l < levels; ++l) {
-          Uint128 bits = 0;
-          for (size_t j = 4; j-- > 0;) bits = bits << 32 | words[4 * (i * levels + l) + j];
-          int64_t x = 0;
-          for (const Uint128 threshold : law.thresholds()) x += threshold <= bits >> 1;
-          expected += law.weights()[l] * ((bits & 1) != 0 ? -x : x);
+          Uint128 draw = 0;
+          for (size_t j = 4; j-- > 0;) draw = draw << 32 | words[4 * (i * levels + l) + j];
+          const int bits = std::countr_zero(law.rows());
+          const size_t r = static_cast<size_t>(draw >> (128 - bits));
+          const Row row = row_of(law, r);
+          const auto x = static_cast<int64_t>((draw << bits >> bits) < row.border ? r : row.alias);
+          expected[i] += law.weights()[l] * (draw % 2 == 1 ? -x : x);
         }
-        ASSERT_EQ(actual[i], expected) << stddev << ", " << first << " + " << i;
+      for (const CpuPath path : available_cpu_paths()) {
+        set_cpu_path(path);
+        EXPECT_EQ(samples(law, 7, first, expected.size()), expected) << stddev << ", " << to_string(path);
       }
     }
   }
+  set_cpu_path(available_cpu_paths().back());
 }
 
 TEST(DiscreteGaussian, SamplesDependOnTheirIndexAndNotOnTheRangeAskedFor) {

@@ -1,16 +1,18 @@
 #include "src/base/random/discrete_gaussian.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <boost/multiprecision/cpp_bin_float.hpp>
 #include <boost/multiprecision/cpp_int.hpp>
 #include <cmath>
-#include <cstring>
+#include <cstdlib>
 #include <limits>
 
 #include "src/base/check.h"
 #include "src/base/plant.h"
 #include "src/base/random/chacha20.h"
+#include "src/base/random/cpu_dispatch.h"
 
 namespace dpfa {
 namespace {
@@ -19,10 +21,9 @@ using Real = boost::multiprecision::number<
     boost::multiprecision::cpp_bin_float<256, boost::multiprecision::digit_base_2>,
     boost::multiprecision::et_off>;
 
-static_assert(std::endian::native == std::endian::little);  // words become 128-bit numbers in place
-
-constexpr double kSmallestBase = 24.5;  // 1.528 sqrt(16^2 + 1)
-constexpr int64_t kLargestFactor = 16;
+constexpr double kLargestBase = 150;  // 2048 rows hold every value of 2^-128 and more
+constexpr int64_t kLargestFactor = 90;
+constexpr size_t kMostLevels = 7;  // 2^40 = 150 x 43.99^6
 constexpr Uint128 kOne = Uint128{1} << 127;
 // Rounding up covers the rounding of the square root and the quotient below.
 constexpr double kUp = 1 + 0x1p-40;
@@ -35,91 +36,113 @@ Uint128 to_integer(const Real& x) {
   return static_cast<Uint128>(high.convert_to<uint64_t>()) << 64 | low.convert_to<uint64_t>();
 }
 
-std::vector<Uint128> thresholds_of(double stddev) {
-  // exp(-k^2 / (2 s^2)) below 2^-140 changes neither the sum nor a threshold.
+// P(|x| = k) in units of 2^-127, up to the last k that has any; their sum is 2^127.
+std::vector<Uint128> masses_of(double stddev) {
+  // exp(-k^2 / (2 s^2)) below 2^-140 changes neither the sum nor a mass.
   const auto last = static_cast<int64_t>(std::ceil(stddev * std::sqrt(2 * 140 * std::log(2.0))));
-  const Real two_variances = 2 * Real(stddev) * Real(stddev);
-  std::vector<Real> at_most;  // weights of |x| <= k
-  for (int64_t k = 0; k <= last; ++k) {
-    const Real weight = exp(-Real(k) * Real(k) / two_variances);
-    at_most.push_back(k == 0 ? weight : at_most.back() + 2 * weight);
+  const Real variance = Real(stddev) * Real(stddev), step = exp(-1 / variance);
+  std::vector<Real> weights = {1};
+  Real weight = 2, ratio = exp(-1 / (2 * variance)), total = 1;  // ratio: of the next weight to this one
+  for (int64_t k = 1; k <= last; ++k) {
+    weight *= ratio;
+    ratio *= step;
+    total += weight;
+    weights.push_back(weight);
   }
-  std::vector<Uint128> result;
-  for (const Real& sum : at_most) {
-    const Uint128 threshold = to_integer(ldexp(Real(sum / at_most.back()), 127));
-    if (threshold >= kOne) break;
-    result.push_back(threshold);
+  std::vector<Uint128> masses;
+  Uint128 sum = 0;
+  for (const Real& w : weights) {
+    masses.push_back(to_integer(ldexp(Real(w / total), 127)));
+    sum += masses.back();
   }
-  size_t size = 1;
-  while (size - 1 < result.size()) size *= 2;
-  result.resize(size - 1, kOne);
-  return result;
+  while (masses.back() == 0) masses.pop_back();
+  masses[0] += kOne - sum;  // at most half a unit for each k: nothing beside it
+  return masses;
 }
 
-constexpr size_t kLanes = 16;  // searches that run beside each other, to hide the latency of a step
+// Walker's table: every row is an interval of u of one length; the values with less mass than that get a row
+// of their own, the rest of which goes to a value with more.
+std::vector<uint64_t> alias_table(std::vector<Uint128> masses) {
+  const size_t rows = std::bit_ceil(masses.size());
+  const int bits = std::countr_zero(rows);
+  masses.resize(rows);
+  const Uint128 length = kOne >> bits;
+  std::vector<uint64_t> table(2 * rows);
+  const auto set = [&](size_t row, size_t alias, Uint128 border) {
+    table[2 * row] = static_cast<uint64_t>(border);
+    table[2 * row + 1] = static_cast<uint64_t>(border >> 64) | uint64_t{alias} << (64 - bits);
+  };
+  std::vector<size_t> less, rest;
+  for (size_t k = 0; k < rows; ++k) {
+    set(k, k, 0);
+    (masses[k] < length ? less : rest).push_back(k);
+  }
+  while (!less.empty()) {
+    const size_t row = less.back(), alias = rest.back();
+    less.pop_back();
+    set(row, alias, masses[row] << 1);  // the sign's bit takes no part
+    masses[alias] -= length - masses[row];
+    if (masses[alias] >= length) continue;
+    rest.pop_back();
+    less.push_back(alias);
+  }
+  return table;
+}
 
-// counts[l]: how many thresholds are <= u[l]: the same steps for every u (a select, no branch).
-void search(const std::vector<Uint128>& thresholds, const Uint128* u, int64_t* counts) {
-  std::fill_n(counts, kLanes, 0);  // all thresholds before it are <= u
-  for (size_t half = (thresholds.size() + 1) / 2; half > 0; half /= 2)
-    for (size_t l = 0; l < kLanes; ++l)
-      counts[l] += static_cast<int64_t>(half) &
-                   -static_cast<int64_t>(thresholds[static_cast<size_t>(counts[l]) + half - 1] <= u[l]);
+// The planted bug "sampler_early_exit": a search that ends where it has found the value.
+void count_up_to(int64_t value) {
+  for (int64_t k = 0; k < value; ++k) asm volatile("");
 }
 
 }  // namespace
 
 DiscreteGaussian::DiscreteGaussian(double stddev) : weights_{1} {
   DPFA_CHECK(stddev >= kSmallest && stddev <= kLargest, "a discrete Gaussian of standard deviation ", stddev);
-  // As many and as large factors as leave the base at kSmallestBase or more.
+  // The fewest levels, and of these the least factor, that keep the base at kLargestBase or below: it is then
+  // at least 1.528 sqrt(factor^2 + 1), which a test shows.
   double variance = 1;
-  for (bool full = true; full;) {
-    int64_t factor = 0;
-    const auto weight = [&](int64_t f) { return static_cast<double>(f * weights_.back()); };
-    const auto fits = [&](int64_t f) {
-      return stddev >= kSmallestBase * std::sqrt(variance + weight(f) * weight(f));
-    };
-    while (factor < kLargestFactor && fits(factor + 1)) ++factor;
-    full = factor == kLargestFactor;
-    if (factor == 0) break;
-    variance += weight(factor) * weight(factor);
-    weights_.push_back(factor * weights_.back());
+  for (size_t levels = 1; stddev > kLargestBase * std::sqrt(variance); ++levels) {
+    DPFA_CHECK(levels < kMostLevels);
+    for (int64_t factor = 1; factor <= kLargestFactor; ++factor) {
+      weights_ = {1};
+      variance = 1;
+      for (size_t l = 0; l < levels; ++l) {
+        weights_.push_back(weights_.back() * factor);
+        variance += static_cast<double>(weights_.back()) * static_cast<double>(weights_.back());
+      }
+      if (stddev <= kLargestBase * std::sqrt(variance)) break;
+    }
   }
   base_stddev_ = stddev / std::sqrt(variance) * kUp;
   stddev_ = base_stddev_ * std::sqrt(variance);
-  thresholds_ = thresholds_of(base_stddev_);
+  table_ = alias_table(masses_of(base_stddev_));
 }
 
 void DiscreteGaussian::fill(const StreamKey& key, uint64_t step, uint64_t first,
                             std::span<int64_t> out) const {
-  constexpr size_t kChunk = 64;  // samples, a multiple of kLanes
+  constexpr size_t kChunk = 64;  // samples: whole groups of the stream, for any number of levels
   const size_t levels = weights_.size(), words_each = 4 * levels;
   const uint64_t samples = std::numeric_limits<uint64_t>::max() / words_each;
   DPFA_CHECK(first <= samples && out.size() <= samples - first, "the stream ends at sample ", samples);
-  std::vector<uint32_t> words(kChunk * words_each);
-  std::vector<int64_t> draws(kChunk * levels);
-  for (size_t begin = 0; begin < out.size(); begin += kChunk) {
-    const size_t count = std::min(kChunk, out.size() - begin);
+  const random_internal::Backend& backend = random_internal::active_backend();
+  std::array<uint32_t, 4 * kMostLevels* kChunk> words = {};
+  std::array<int64_t, kMostLevels * kChunk> draws;
+  for (size_t begin = 0; begin < out.size();) {
+    const size_t count = std::min<size_t>(kChunk - (first + begin) % kChunk, out.size() - begin);
     fill_words(key, step, (first + begin) * words_each, std::span(words).first(count * words_each));
-    // Of a part of a chunk the words left over from the last one are searched too and their draws dropped.
-    for (size_t draw = 0; draw < count * levels; draw += kLanes) {
-      Uint128 bits[kLanes], u[kLanes];
-      std::memcpy(bits, words.data() + 4 * draw, sizeof(bits));
-      for (size_t l = 0; l < kLanes; ++l) u[l] = bits[l] >> 1;
-      search(thresholds_, u, draws.data() + draw);
-      for (size_t l = 0; l < kLanes; ++l) {
-        const int64_t sign = -static_cast<int64_t>(bits[l] & 1);  // 0 or -1
-        draws[draw + l] = (draws[draw + l] ^ sign) - sign;
-      }
-    }
+    // Of a part of a chunk some words left over from the last one are drawn from too, and the draws dropped.
+    backend.discrete_draws(table_.data(), std::countr_zero(rows()), words.data(),
+                           (count * levels + 7) / 8 * 8, draws.data());
     for (size_t i = 0; i < count; ++i) {
       int64_t sum = 0;
       for (size_t l = 0; l < levels; ++l) {
         if (DPFA_PLANT("discrete_level_missing") && l > 0 && l + 1 == levels) break;
+        if (DPFA_PLANT("sampler_early_exit")) count_up_to(std::abs(draws[i * levels + l]));
         sum += weights_[l] * draws[i * levels + l];
       }
       out[begin + i] = sum;
     }
+    begin += count;
   }
 }
 

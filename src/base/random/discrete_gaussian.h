@@ -1,16 +1,18 @@
 // Discrete Gaussian integers, P(X = k) proportional to exp(-k^2 / (2 s^2)), by tables: shares of noise that
 // ranks add as integers (Canonne, Kamath, Steinke 2020, arXiv 2004.00010).
 //
-// A base law of standard deviation s0 is drawn by inversion from a table of 127-bit thresholds, the search
-// taking the same steps for every value. Larger standard deviations are sums of independent base draws,
-//   X = x_0 + w_1 x_1 + ... + w_L x_L,   w_l = B_1 ... B_l,   1 <= B_l <= 16,   s^2 = s0^2 (1 + sum w_l^2),
+// A base law of standard deviation s0 is drawn by the alias method (Walker 1977) from a table whose
+// probabilities are whole multiples of 2^-127: one row, one comparison and one selection for every value.
+// Larger standard deviations are sums of independent base draws,
+//   X = x_0 + B x_1 + ... + B^L x_L,   1 <= B <= 90,   s^2 = s0^2 (1 + B^2 + ... + B^(2L)),   s0 <= 150,
 // which is again a discrete Gaussian up to a relative error of 4 exp(-2 pi^2 r^2) per level, r = s0 /
 // sqrt(B^2 + 1) >= 1.528 (Micciancio and Walter 2017; Peikert 2010): below 2^-60 over all levels.
 //
 // Guarantee: every sample costs the same instructions. Outside an event of probability below 2^-80 per
 // sample, the probability of each value is that of the discrete Gaussian of standard deviation stddev() up to
-// a relative error of 2^-36; the largest value is about 13.3 stddev(). Lookups stay inside one table of 16
-// KiB: the memory lines that they touch do depend on the values.
+// a relative error of 2^-36; the largest value is at least 12.5 stddev(). Lookups stay inside one table of 32
+// KiB. Every row of it is looked up equally often, and one row stands for up to two values; the memory lines
+// that lookups touch do depend on the values.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +29,7 @@ class DiscreteGaussian {
  public:
   static constexpr double kSmallest = 1, kLargest = 0x1p40;
   // E_Q[(P / Q - 1)^2] for P the law of one sample and Q the discrete Gaussian of parameter stddev() is at
-  // most this: the square of 2^-60 (all levels) + 2^-60 (the rounding of at most 11 tables to 127 bits).
+  // most this: the square of 2^-60 (all levels) + 2^-60 (the rounding of at most 7 tables to 127 bits).
   static constexpr double kChiSquare = 0x1p-118;
 
   // Throws InternalError for a standard deviation outside [kSmallest, kLargest].
@@ -41,19 +43,19 @@ class DiscreteGaussian {
   // use its own key. Throws InternalError where the stream ends before the last sample.
   void fill(const StreamKey& key, uint64_t step, uint64_t first, std::span<int64_t> out) const;
 
-  // What samples are made of, for tests and for other devices: x_l = sign * (number of thresholds <= u), u
-  // and the sign from the words 4 l .. 4 l + 3 of the sample, low word first: the lowest bit is the sign
-  // (set: negative), the other 127 bits are u.
-  const std::vector<int64_t>& weights() const { return weights_; }  // 1, w_1, ..., w_L
+  // What samples are made of, for tests and for other devices. x_l comes from the words 4 l .. 4 l + 3 of the
+  // sample, low word first, as one number of 128 bits. The lowest bit is the sign (set: negative), the upper
+  // k bits are the row r of the table of 2^k. |x_l| is r where the lower 128 - k bits are below those of row
+  // r, and else the upper k bits of row r, its alias.
+  const std::vector<int64_t>& weights() const { return weights_; }  // 1, B, ..., B^L
   double base_stddev() const { return base_stddev_; }
-  // thresholds()[k] = P(|x| <= k) of the base law, in units of 2^-127, to the nearest; padded with 2^127 to
-  // one less than a power of two.
-  const std::vector<Uint128>& thresholds() const { return thresholds_; }
+  size_t rows() const { return table_.size() / 2; }
+  Uint128 row(size_t r) const { return Uint128{table_[2 * r + 1]} << 64 | table_[2 * r]; }
 
  private:
   double stddev_, base_stddev_;
   std::vector<int64_t> weights_;
-  std::vector<Uint128> thresholds_;
+  std::vector<uint64_t> table_;  // rows, low word first
 };
 
 }  // namespace dpfa

@@ -238,9 +238,7 @@ std::vector<int32_t> made_lanes(size_t count, uint32_t salt) {
 }
 
 std::array<uint64_t, 2> hash_of(const std::vector<int32_t>& lanes, uint64_t nonce = 3, int64_t slice = 0) {
-  LaneHash hash(hash_key(), nonce, slice);
-  hash.add(lanes);
-  return hash.value();
+  return LaneHash(hash_key(), nonce, slice).part(0, lanes);
 }
 
 TEST(LaneHash, IsThePolynomialOfItsDefinition) {
@@ -249,6 +247,20 @@ TEST(LaneHash, IsThePolynomialOfItsDefinition) {
               hash_by_definition(hash_key(), 3, 2, made_lanes(count, 1)));
   const std::vector<int32_t> lowest(3000, INT32_MIN);
   EXPECT_EQ(hash_of(lowest), hash_by_definition(hash_key(), 3, 0, lowest));
+}
+
+TEST(LaneHash, IsTheSumOfItsPartsInAnyOrder) {
+  const std::vector<int32_t> lanes = made_lanes(5000, 1);
+  const LaneHash hash(hash_key(), 3, 0);
+  std::array<uint64_t, 2> sum = {};
+  for (const int64_t block : {7, 0, 4, 2}) {  // parts of 2 and 3 blocks, the last with what is left
+    const int64_t first = block * LaneHash::kBlock,
+                  next = block == 7 ? 5000 : first + (block == 4 ? 3 : 2) * 512;
+    const auto part = hash.part(first, std::span(lanes).subspan(first, next - first));
+    for (size_t k = 0; k < 2; ++k) sum[k] = add_mod(sum[k], part[k]);
+  }
+  EXPECT_EQ(sum, hash_of(lanes));
+  EXPECT_THROW(hash.part(100, lanes), InternalError);
 }
 
 TEST(LaneHash, MultiplicationIsThatOfIntegersModuloThePrime) {

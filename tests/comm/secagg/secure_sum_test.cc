@@ -2,6 +2,7 @@
 #include "comm/secagg/secure_sum.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <atomic>
 
@@ -68,21 +69,36 @@ TEST(SecureSum, InPlaintextIsTheSameSumWithoutMasks) {
   }
 }
 
-TEST(SecureSum, PreparesEveryLaneOnceAndInOrderBeforeItIsMasked) {
+TEST(SecureSum, PreparesEveryLaneOnceBeforeItIsMasked) {
   const LaneLayout layout{32, 8000};
   ThreadWorld(3).run([&](Communicator& world) {
+    omp_set_num_threads(2);
     SecureSum sum(world, layout.bits, fixed_session(world.rank(), 3));
     Lanes lanes(8000, 1);
-    int64_t next = 0;
+    std::atomic<size_t> prepared = 0;
     sum.sum(0, 0, lanes, [&](int64_t first, std::span<int32_t> part) {
-      EXPECT_EQ(first, next);
-      next += static_cast<int64_t>(part.size());
+      prepared += part.size();
       for (size_t i = 0; i < part.size(); ++i)
         part[i] += static_cast<int32_t>(first) + static_cast<int32_t>(i);
     });
-    EXPECT_EQ(next, 8000);
+    EXPECT_EQ(prepared, 8000u);
     for (int32_t i = 0; i < 8000; ++i) ASSERT_EQ(lanes[static_cast<size_t>(i)], 3 * (i + 1));
   });
+}
+
+TEST(SecureSum, WhatPreparingThrowsReachesTheCallerFromEveryThread) {
+  for (const int64_t refused : {0, 3072, 6144}) {
+    ThreadWorld world(1);
+    world.run([&](Communicator& communicator) {
+      omp_set_num_threads(3);
+      SecureSum sum(communicator, 32);
+      Lanes lanes(8000);
+      const auto prepare = [&](int64_t first, std::span<int32_t>) {
+        if (first == refused) throw InternalError("no lanes from here");
+      };
+      EXPECT_THROW(sum.sum(0, 0, lanes, prepare), InternalError);
+    });
+  }
 }
 
 // What the ranks put on the wire in the operations of one kind, operation after operation.
@@ -118,6 +134,29 @@ TEST(SecureSum, SendsNothingButUniformWords) {
     hashes.insert(hashes.end(), operation.at(1).begin(), operation.at(1).end());
   ASSERT_EQ(hashes.size(), 400u * 32);
   EXPECT_LT(testing::byte_excess(hashes), 7);
+}
+
+TEST(SecureSum, SendsAndGivesTheSameBitsForAnyNumberOfThreads) {
+  for (const int bits : {16, 21, 32}) {
+    const LaneLayout layout{bits, 40001};
+    std::vector<ThreadWorld::Parts> expected;
+    for (const int threads : {1, 2, 3, 7}) {
+      std::vector<ThreadWorld::Parts> sent;
+      ThreadWorld world(2, [&](int receiver, const std::string&, int, ThreadWorld::Parts& parts) {
+        if (receiver == 0) sent.push_back(parts);
+      });
+      world.run([&](Communicator& communicator) {
+        omp_set_num_threads(threads);
+        SecureSum sum(communicator, bits, fixed_session(communicator.rank(), 2));
+        Lanes lanes = contribution(communicator.rank(), 2, layout);
+        sum.sum(0, 0, lanes);
+        ASSERT_EQ(lanes, expected_sum(2, layout)) << bits << " bits, " << threads << " threads";
+      });
+      EXPECT_EQ(sent.size(), 3u);  // words, hashes, verdicts
+      if (threads == 1) expected = sent;
+      EXPECT_TRUE(sent == expected) << bits << " bits, " << threads << " threads";
+    }
+  }
 }
 
 TEST(SecureSum, TwoStepsUseUnrelatedPads) {
