@@ -10,11 +10,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define DPFA_HOST_DEVICE __host__ __device__
-#else
-#define DPFA_HOST_DEVICE
-#endif
+#include "src/base/host_device.h"
 
 namespace dpfa::kernels {
 

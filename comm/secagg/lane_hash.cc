@@ -9,19 +9,6 @@
 namespace dpfa::comm::secagg {
 namespace {
 
-__extension__ using Int128 = __int128;
-__extension__ using Uint128 = unsigned __int128;
-
-constexpr int kLimbBits = 21;
-constexpr uint64_t kLimbMask = (uint64_t{1} << kLimbBits) - 1;
-
-uint64_t reduce(Uint128 value) {
-  const uint64_t once = static_cast<uint64_t>(value & LaneHash::kPrime) + static_cast<uint64_t>(value >> 61);
-  // value < 2^122, so `once` < 2^62.
-  const uint64_t twice = (once & LaneHash::kPrime) + (once >> 61);
-  return twice >= LaneHash::kPrime ? twice - LaneHash::kPrime : twice;
-}
-
 struct Products {
   int64_t limb[6];  // three of each point
 };
@@ -43,27 +30,23 @@ Products inner_products(const int32_t* lanes, const int32_t* first, const int32_
   return {{a0, a1, a2, b0, b1, b2}};
 }
 
-uint64_t join(const int64_t* limb) {
-  // Below 2^61 + 2^82 + 2^103 in size: made positive by a multiple of p before it is reduced.
-  const Int128 value = Int128{limb[0]} + (Int128{limb[1]} << kLimbBits) + (Int128{limb[2]} << 2 * kLimbBits);
-  return reduce(static_cast<Uint128>(value + (Int128{LaneHash::kPrime} << 45)));
-}
-
 }  // namespace
 
-uint64_t add_mod(uint64_t a, uint64_t b) {
-  const uint64_t sum = a + b;
-  return sum >= LaneHash::kPrime ? sum - LaneHash::kPrime : sum;
-}
-
-uint64_t multiply_mod(uint64_t a, uint64_t b) { return reduce(Uint128{a} * b); }
-
-LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
+std::array<uint64_t, 2> hash_points(const StreamKey& key, uint64_t nonce, int64_t slice) {
   std::array<uint32_t, 4> words;
   fill_words(key, nonce, 4 * static_cast<uint64_t>(slice), words);
+  std::array<uint64_t, 2> points;
+  for (size_t k = 0; k < points.size(); ++k)
+    points[k] = hash_internal::reduce((uint64_t{words[2 * k + 1]} << 32 | words[2 * k]) & kHashPrime);
+  explicit_bzero(words.data(), sizeof(words));
+  return points;
+}
+
+LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
+  std::array<uint64_t, 2> points = hash_points(key, nonce, slice);
   for (size_t k = 0; k < points_.size(); ++k) {
     Point& point = points_[k];
-    const uint64_t z = reduce((uint64_t{words[2 * k + 1]} << 32 | words[2 * k]) & kPrime);
+    const uint64_t z = points[k];
     point.powers.resize(3 * kBlock);
     uint64_t power = z;
     for (int64_t j = 0; j < kBlock; ++j) {
@@ -73,7 +56,7 @@ LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
       power = multiply_mod(power, z);
     }
   }
-  explicit_bzero(words.data(), sizeof(words));
+  explicit_bzero(points.data(), sizeof(points));
 }
 
 LaneHash::~LaneHash() {
@@ -91,7 +74,7 @@ void LaneHash::add(std::span<const int32_t> lanes) {
         inner_products(lanes.data() + begin, points_[0].powers.data(), points_[1].powers.data(), count);
     for (size_t k = 0; k < points_.size(); ++k) {
       Point& point = points_[k];
-      point.sum = add_mod(point.sum, multiply_mod(point.offset_power, join(products.limb + 3 * k)));
+      point.sum = add_mod(point.sum, multiply_mod(point.offset_power, join_limbs(products.limb + 3 * k)));
       point.offset_power = multiply_mod(point.offset_power, point.block_power);
     }
   }
