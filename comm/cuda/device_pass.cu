@@ -281,16 +281,8 @@ struct DevicePass::State {
   }
 };
 
-DevicePass::DevicePass(int lane_bits, std::span<const KeyOfMask> keys)
-    : state_(std::make_unique<State>(lane_bits)) {
+DevicePass::DevicePass(int lane_bits) : state_(std::make_unique<State>(lane_bits)) {
   DPFA_CHECK(lane_bits == 16 || lane_bits == 21 || lane_bits == 32, "lanes of ", lane_bits, " bits");
-  std::vector<MaskKey> plain;
-  for (const KeyOfMask& key : keys) {
-    plain.push_back({{}, key.subtract ? 1u : 0u});
-    std::copy_n(key.key.words().begin(), 8, plain.back().words);
-  }
-  state_->keys = DeviceArray<MaskKey>(std::span<const MaskKey>(plain));
-  explicit_bzero(plain.data(), plain.size() * sizeof(MaskKey));
 }
 
 DevicePass::~DevicePass() = default;
@@ -315,6 +307,18 @@ void DevicePass::set_share(const ShareSpec& spec) {
                     state_->table.data()};
   std::copy_n(spec.noise.words().begin(), 8, state_->tables.noise_key);
   std::copy_n(spec.dither.words().begin(), 8, state_->tables.dither_key);
+}
+
+void DevicePass::set_keys(std::span<const secagg::Masks::Key> keys) {
+  std::vector<MaskKey> plain;
+  for (const secagg::Masks::Key& key : keys) {
+    plain.push_back({{}, key.subtract ? 1u : 0u});
+    std::copy_n(key.key.words().begin(), 8, plain.back().words);
+  }
+  wait();
+  wipe(state_->keys);
+  state_->keys = DeviceArray<MaskKey>(std::span<const MaskKey>(plain));
+  explicit_bzero(plain.data(), plain.size() * sizeof(MaskKey));
 }
 
 void DevicePass::set_points(const SliceHashes& points) {

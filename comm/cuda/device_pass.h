@@ -19,15 +19,11 @@
 #include <span>
 #include <vector>
 
+#include "comm/secagg/masks.h"
 #include "src/base/random/rank_contribution.h"
 #include "src/base/stream_key.h"
 
 namespace dpfa::comm::cuda {
-
-struct KeyOfMask {
-  StreamKey key;
-  bool subtract;
-};
 
 // What RankContribution is made of: weights and table are those of DiscreteGaussian.
 struct ShareSpec {
@@ -47,17 +43,19 @@ using SliceHashes = std::vector<std::array<uint64_t, 2>>;
 
 class DevicePass {
  public:
-  // For lanes of 16, 21 or 32 bits and the keys of this rank's masks (none: words are not masked). The copies
-  // on the device are wiped on destruction.
-  DevicePass(int lane_bits, std::span<const KeyOfMask> keys);
+  // For lanes of 16, 21 or 32 bits. The device's copies of keys and points are wiped on destruction.
+  explicit DevicePass(int lane_bits);
   ~DevicePass();
   DevicePass(const DevicePass&) = delete;
   DevicePass& operator=(const DevicePass&) = delete;
 
   // What make_words of a rank's sum adds. May be called again; waits for the device.
   void set_share(const ShareSpec& spec);
+  // The keys of this rank's masks (Masks::keys), for the calls that follow; none, as at first: words are not
+  // masked. Waits for the device: earlier calls may still use the keys before.
+  void set_keys(std::span<const secagg::Masks::Key> keys);
   // The points of every slice of the contribution, from slice 0 on (hash_points), for the calls that follow;
-  // empty: nothing is hashed. Forgets the hashes so far. Waits for the device.
+  // none, as at first: nothing is hashed. Forgets the hashes so far. Waits for the device.
   void set_points(const SliceHashes& points);
 
   // words := packed and masked clamp(dither(sum)) + noise of draw `draw`. sum and words point at the range's

@@ -92,14 +92,14 @@ template <typename Word>
 DPFA_LANE void mask_words(const MaskKey* keys, int key_count, uint64_t nonce, uint64_t first_word,
                           Word (&words)[kGroupWords]) {
   constexpr int kBlocks = sizeof(Word) / 4, kWordsOfBlock = kGroupWords / kBlocks;
+  const uint64_t first_block = DPFA_PLANT("group_pad_reuse") ? 0 : first_word / kGroupWords * kBlocks;
   for (int key = 0; key < key_count; ++key) {
     const Word sign = keys[key].subtract != 0 ? ~Word{0} : 0;
     DPFA_UNROLL
     for (int block = 0; block < kBlocks; ++block) {
       uint32_t stream[16];
       random_internal::chacha20<random_internal::ScalarLane>(
-          {keys[key].words, nonce}, first_word / kGroupWords * kBlocks + static_cast<uint64_t>(block), 0u,
-          stream);
+          {keys[key].words, nonce}, first_block + static_cast<uint64_t>(block), 0u, stream);
       DPFA_UNROLL
       for (int w = 0; w < kWordsOfBlock; ++w) {
         Word mask = stream[w * kBlocks];

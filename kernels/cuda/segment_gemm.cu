@@ -4,9 +4,10 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cuda/error_bound.h"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/scaled_sum.h"
 #include "kernels/cuda/segment_gemm.h"
-#include "kernels/element_step.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels::cuda {
@@ -188,7 +189,7 @@ struct AddIntegers {
                                         Accumulators& sum, int32_t* parked) const {
     const float scale = t.scales[example];
     for_each_entry(task, [&](int number, int64_t, int64_t) {
-      parked[number * kThreads] += __float2int_rn(__fmul_rn(entry_of(sum, number), scale));
+      parked[number * kThreads] += scaled_integer(scale, entry_of(sum, number));
     });
   }
   __device__ __forceinline__ void end(const ProductTask& task, Accumulators&, const int32_t* parked) const {
@@ -251,7 +252,7 @@ __global__ __launch_bounds__(kThreads, 1) void segment_gemm_kernel(const Tables 
       for (int n = 0; n < kFragments; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          sum[m][n][i] = Finish::kOneSum ? __fmaf_rn(scale, chain[m][n][i], sum[m][n][i])
+          sum[m][n][i] = Finish::kOneSum ? add_scaled(sum[m][n][i], scale, chain[m][n][i])
                                          : __fadd_rn(sum[m][n][i], chain[m][n][i]);
     if (work.closes) {
       add_extra_rows(task, work.example, scale, sum);
@@ -291,7 +292,7 @@ __global__ void add_materialised_kernel(const Tables tables, const int64_t* firs
   for (int64_t b = 0; b < tables.examples; ++b) {
     if (!(tables.scales[b] > 0) || tables.offsets[b] == tables.offsets[b + 1]) continue;
     const float v = __uint_as_float(static_cast<uint32_t>(gradients[b * stride + at]) << 16);
-    total += __float2int_rn(__fmul_rn(v, tables.scales[b]));
+    total += scaled_integer(tables.scales[b], v);
   }
   sum[at] += total;
 }
@@ -344,7 +345,7 @@ void SegmentGemmPlan::launch(const uint8_t* active, const float* scales, const F
 void SegmentGemmPlan::sum_slots(const uint8_t* active, double* squares, cudaStream_t stream) {
   const int64_t results = matrices_ * examples_;
   if (results == 0) return;
-  check(cudaMemsetAsync(squares, 0xFF, static_cast<size_t>(results) * sizeof(double), stream),
+  check(cudaMemsetAsync(squares, unwritten_byte(), static_cast<size_t>(results) * sizeof(double), stream),
         "fill of squares");
   const Tables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
                          active,           nullptr};
@@ -354,14 +355,14 @@ void SegmentGemmPlan::sum_slots(const uint8_t* active, double* squares, cudaStre
 }
 
 void SegmentGemmPlan::squares(const uint8_t* active, double* squares, cudaStream_t stream) {
-  slots_.fill_bytes(0xFF, stream);
+  slots_.fill_bytes(unwritten_byte(), stream);
   launch(active, nullptr, Squares{slots_.data()}, stream);
   sum_slots(active, squares, stream);
 }
 
 void SegmentGemmPlan::materialise(const uint8_t* active, uint16_t* gradients, int64_t stride, double* squares,
                                   cudaStream_t stream) {
-  slots_.fill_bytes(0xFF, stream);
+  slots_.fill_bytes(unwritten_byte(), stream);
   launch(active, nullptr, Materialise{slots_.data(), gradients, stride}, stream);
   sum_slots(active, squares, stream);
 }

@@ -11,7 +11,6 @@ namespace {
 using comm::cuda::DevicePass;
 using comm::cuda::Group;
 using comm::cuda::kAlignment;
-using comm::cuda::KeyOfMask;
 using comm::cuda::kHashSlice;
 using comm::cuda::LaneRange;
 using comm::cuda::MaskKey;
@@ -26,12 +25,12 @@ constexpr uint64_t kNonce = 5 | uint64_t{2} << 32, kDraw = 0x300000001;
 StreamKey key_of(uint64_t number) { return RootKey::from_insecure_seed(number).stream(Purpose::kMask); }
 
 struct Keys {
-  std::vector<KeyOfMask> device;
+  comm::secagg::Masks device;
   std::vector<MaskKey> plain;
   explicit Keys(int count) {
     for (int k = 0; k < count; ++k) {
-      device.push_back({key_of(static_cast<uint64_t>(k)), k % 2 == 1});
-      plain.push_back(host::mask_key(device.back().key, k % 2 == 1));
+      device.add_key(key_of(static_cast<uint64_t>(k)), k % 2 == 1);
+      plain.push_back(host::mask_key(key_of(static_cast<uint64_t>(k)), k % 2 == 1));
     }
   }
 };
@@ -113,7 +112,8 @@ void expect_rank_sums(Failures& f, const Problem& p) {
       host::make_words<kBits>(source, keys.plain, host::powers_of(some_points(), Group<kBits>::kLanes),
                               kNonce, p.first, p.first + p.count, expected.data());
 
-  DevicePass pass(kBits, keys.device);
+  DevicePass pass(kBits);
+  pass.set_keys(keys.device.keys());
   pass.set_share({share, key_of(50), key_of(51), noise.weights, noise.table});
   pass.set_points(some_points());
   const DeviceArray<int64_t> sum{std::span<const int64_t>(sums)};
@@ -144,7 +144,8 @@ void expect_there_and_back(Failures& f, const Problem& p) {
   const SliceHashes hashes = host::make_words<kBits>(PlainLanes{plain.data() - p.first}, keys.plain, powers,
                                                      kNonce, p.first, p.first + p.count, expected.data());
 
-  DevicePass pass(kBits, keys.device), open(kBits, {});
+  DevicePass pass(kBits), open(kBits);
+  pass.set_keys(keys.device.keys());
   pass.set_points(some_points());
   open.set_points(some_points());
   const DeviceArray<int32_t> lanes{std::span<const int32_t>(plain)};
