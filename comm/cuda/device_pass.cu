@@ -336,7 +336,7 @@ void DevicePass::set_points(const SliceHashes& points) {
 void DevicePass::make_words(LaneRange range, uint64_t draw, uint64_t nonce, const int64_t* sum, void* words,
                             cudaStream_t stream) {
   DPFA_CHECK(state_->share.has_value(), "a contribution without its share of the noise");
-  RankSum source = {state_->tables, sum - range.first};
+  RankSum source = {state_->tables, sum, range.first};
   source.share.draw = draw;
   state_->make_any(range, source, nonce, words, stream);
   explicit_bzero(&source, sizeof(source));  // the launch has its own copy
@@ -344,7 +344,7 @@ void DevicePass::make_words(LaneRange range, uint64_t draw, uint64_t nonce, cons
 
 void DevicePass::make_words(LaneRange range, uint64_t nonce, const int32_t* lanes, void* words,
                             cudaStream_t stream) {
-  state_->make_any(range, PlainLanes{lanes - range.first}, nonce, words, stream);
+  state_->make_any(range, PlainLanes{lanes, range.first}, nonce, words, stream);
 }
 
 void DevicePass::read_words(LaneRange range, const void* words, int32_t* lanes, cudaStream_t stream) {

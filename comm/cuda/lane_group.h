@@ -52,10 +52,11 @@ DPFA_LANE HashPair hash_of_group(const uint32_t* lanes, int stride, const int32_
            secagg::multiply_mod(powers.thread[1][thread], secagg::join_limbs(sums + 3))}};
 }
 
-// The contribution of a rank: dithered, cut, with its share of the noise. sum points at element 0.
+// The contribution of a rank: dithered, cut, with its share of the noise. sum points at element `base`.
 struct RankSum {
   random_internal::ShareTables share;
   const int64_t* sum;
+  int64_t base;
 
   DPFA_LANE int table_rows() const { return share.rows; }
   DPFA_LANE const Uint128* table() const { return share.table; }
@@ -68,14 +69,16 @@ struct RankSum {
       const int count = left < 0 ? 0 : left < kShareLanes ? static_cast<int>(left) : kShareLanes;
       const auto element = static_cast<uint64_t>(first + part);
       if (count > 0) random_internal::noise_lanes(share, table, element, lanes + part * stride, stride);
-      random_internal::add_cut_sums(share, element, sum + element, count, lanes + part * stride, stride);
+      random_internal::add_cut_sums(share, element, sum + (first + part - base), count, lanes + part * stride,
+                                    stride);
     }
   }
 };
 
-// Lanes that are contributed as they are. They point at lane 0.
+// Lanes that are contributed as they are. They point at lane `base`.
 struct PlainLanes {
   const int32_t* lanes;
+  int64_t base;
 
   DPFA_LANE int table_rows() const { return 0; }
   DPFA_LANE const Uint128* table() const { return nullptr; }
@@ -83,7 +86,7 @@ struct PlainLanes {
   template <int kLanes>
   DPFA_LANE void load(const Uint128*, int64_t first, int64_t end, uint32_t* out, int stride) const {
     for (int i = 0; i < kLanes; ++i)
-      out[i * stride] = first + i < end ? static_cast<uint32_t>(lanes[first + i]) : 0;
+      out[i * stride] = first + i < end ? static_cast<uint32_t>(lanes[first + i - base]) : 0;
   }
 };
 

@@ -37,7 +37,7 @@ class EmulatedBucket : public Bucket {
     }
     powers_ = cuda::testing::powers_of(points, G::kLanes);
     take(hashes_.made,
-         cuda::testing::make_words<kBits>(cuda::PlainLanes{lanes_.data()}, keys, powers_,
+         cuda::testing::make_words<kBits>(cuda::PlainLanes{lanes_.data(), 0}, keys, powers_,
                                           pad != nullptr ? pad->nonce : 0, 0, count(), words_.data()));
   }
   void add_words() override { communicator_.all_reduce_sum(std::span(words_)); }

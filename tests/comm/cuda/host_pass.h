@@ -1,6 +1,7 @@
 // The per-thread code of the device pass, run on the host block by block and thread by thread.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "comm/cuda/lane_group.h"

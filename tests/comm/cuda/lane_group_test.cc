@@ -100,7 +100,8 @@ void expect_words_of_cpu(const RankShare& share, int64_t count, int key_count) {
                      static_cast<int32_t>(law.thresholds().size()),
                      law.weights().data(),
                      law.thresholds().data()},
-                    sums.data()};
+                    sums.data(),
+                    0};
   std::copy_n(noise.words().begin(), 8, source.share.noise_key);
   std::copy_n(dither.words().begin(), 8, source.share.dither_key);
   const auto powers = testing::powers_of(points_of(1), Group<kBits>::kLanes);
@@ -142,7 +143,7 @@ void expect_hashes_around_a_slices_end() {
   const auto powers = testing::powers_of(points_of(2), Group<kBits>::kLanes);
   const auto expected = words_of<kBits>(keys, first, lanes);
   auto words = expected;
-  const Hashes made = testing::make_words<kBits>(PlainLanes{lanes.data() - first}, keys.plain, powers, kNonce,
+  const Hashes made = testing::make_words<kBits>(PlainLanes{lanes.data(), first}, keys.plain, powers, kNonce,
                                                  first, first + count, words.data());
   ASSERT_EQ(words, expected) << kBits;
 

@@ -104,7 +104,8 @@ void expect_rank_sums(Failures& f, const Problem& p) {
                      static_cast<int32_t>(noise.table.size()),
                      noise.weights.data(),
                      noise.table.data()},
-                    sums.data() - p.first};
+                    sums.data(),
+                    p.first};
   std::copy_n(key_of(50).words().begin(), 8, source.share.noise_key);
   std::copy_n(key_of(51).words().begin(), 8, source.share.dither_key);
   std::vector<Word> expected(static_cast<size_t>(words_of<kBits>(p.count)));
@@ -141,7 +142,7 @@ void expect_there_and_back(Failures& f, const Problem& p) {
   for (int32_t& lane : plain) lane >>= 32 - kBits;
   const auto powers = host::powers_of(some_points(), Group<kBits>::kLanes);
   std::vector<Word> expected(static_cast<size_t>(words_of<kBits>(p.count)));
-  const SliceHashes hashes = host::make_words<kBits>(PlainLanes{plain.data() - p.first}, keys.plain, powers,
+  const SliceHashes hashes = host::make_words<kBits>(PlainLanes{plain.data(), p.first}, keys.plain, powers,
                                                      kNonce, p.first, p.first + p.count, expected.data());
 
   DevicePass pass(kBits), open(kBits);
