@@ -1,5 +1,7 @@
 #include "comm/cuda/device_bucket.h"
 
+#include <string.h>
+
 #include <utility>
 
 #include "comm/secagg/lane_hash.h"

@@ -12,6 +12,7 @@
 #include "comm/cuda/device_pass.h"
 #include "comm/nccl_communicator.h"
 #include "comm/secagg/bucket.h"
+#include "comm/secagg/lane_layout.h"
 #include "src/base/cuda/device.h"
 
 namespace dpfa::comm::cuda {

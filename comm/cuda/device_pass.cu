@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <limits>
-#include <optional>
 
 #include "comm/cuda/device_pass.h"
 #include "comm/cuda/lane_group.h"
@@ -197,7 +196,6 @@ void wait() { check(cudaDeviceSynchronize(), "wait for the device"); }
 struct DevicePass::State {
   int lane_bits;
   DeviceArray<MaskKey> keys;
-  std::optional<RankShare> share;
   ShareTables tables = {};  // without the draw
   DeviceArray<int64_t> weights;
   DeviceArray<Uint128> table;
@@ -291,9 +289,9 @@ void DevicePass::set_share(const ShareSpec& spec) {
   DPFA_CHECK(spec.share.clamp > 0 && spec.share.clamp <= INT32_MAX, "clamp ", spec.share.clamp);
   DPFA_CHECK(spec.share.dither_shift >= 0 && spec.share.dither_shift <= 32, "a dither of ",
              spec.share.dither_shift, " bits");
-  DPFA_CHECK(!spec.weights.empty() && !spec.table.empty(), "no noise");
+  DPFA_CHECK(!spec.weights.empty() && random_internal::is_table(spec.table.size()), spec.weights.size(),
+             " levels of noise, a table of ", spec.table.size(), " rows");
   wait();
-  state_->share = spec.share;
   state_->weights = DeviceArray<int64_t>(spec.weights);
   state_->table = DeviceArray<Uint128>(spec.table);
   state_->tables = {{},
@@ -335,7 +333,7 @@ void DevicePass::set_points(const SliceHashes& points) {
 
 void DevicePass::make_words(LaneRange range, uint64_t draw, uint64_t nonce, const int64_t* sum, void* words,
                             cudaStream_t stream) {
-  DPFA_CHECK(state_->share.has_value(), "a contribution without its share of the noise");
+  DPFA_CHECK(state_->tables.levels > 0, "a contribution without its share of the noise");
   RankSum source = {state_->tables, sum, range.first};
   source.share.draw = draw;
   state_->make_any(range, source, nonce, words, stream);

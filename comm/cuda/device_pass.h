@@ -1,7 +1,7 @@
 // The pass over a rank's contribution on a GPU, with the bits of SecureSum's on a CPU: the rank's integer sum
 // is read once, dithered, cut, given its share of the noise (rank_contribution.h), hashed (lane_hash.h),
-// packed (lane_layout.h), masked (masks.h), and the words are written once. Integers without noise never
-// reach the device's memory. Beside it the way back: words of the sum to lanes, and their hash.
+// packed (lane_layout.h), masked (masks.h), and the words are written once. What is not yet noised and masked
+// stays in registers and shared memory. Beside it the way back: words of the sum to lanes, and their hash.
 //
 // Guarantee: that of rank_contribution.h and masks.h. What belongs to a lane is a function of (keys, draw,
 // nonce, lane number) alone, so a contribution may be worked on in any number of ranges. No float and no

@@ -31,7 +31,7 @@ class Masks {
     bool subtract;
   };
 
-  void add_key(const StreamKey& key, bool subtract);
+  void add_key(const StreamKey& key, bool subtract) { keys_.push_back({key, subtract}); }
 
   // words[i] := words[i] + sum over keys of +-F(word first + i). A word of 64 bits takes the stream's words
   // 2 i (low) and 2 i + 1.

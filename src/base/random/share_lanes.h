@@ -22,6 +22,8 @@ struct ShareTables {
   const Uint128* table;    // (rows): DiscreteGaussian::thresholds
 };
 
+constexpr bool is_table(uint64_t rows) { return std::has_single_bit(rows + 1); }
+
 namespace {
 
 // One draw of the base law from four words of the stream, by the rule of discrete_gaussian.h. The same steps
