@@ -22,6 +22,11 @@ function(dpfa_cuda_options target)
     "$<$<AND:$<BOOL:${DPFA_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:SHELL:-Werror all-warnings>")
 endfunction()
 
+# For a folder with .cu sources: what ptxas says of each kernel lies beside its object, <object>.ptxas.
+macro(dpfa_cuda_launcher)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/cmake/nvcc_report.sh ${CMAKE_CXX_COMPILER_LAUNCHER})
+endmacro()
+
 function(dpfa_library name)
   cmake_parse_arguments(ARG "PLANTED" "" "SOURCES;DEPENDS" ${ARGN})
   add_library(dpfa_${name} STATIC ${ARG_SOURCES})

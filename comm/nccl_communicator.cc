@@ -81,6 +81,12 @@ struct NcclCommunicator::State {
   void must_be_usable() const {
     DPFA_CHECK(comm != nullptr, "an NCCL communicator was used after it had failed");
   }
+
+  void all_reduce(void* values, size_t count, ncclDataType_t type, ncclRedOp_t operation,
+                  cudaStream_t stream) {
+    must_be_usable();
+    must(ncclAllReduce(values, values, count, type, operation, comm, stream), "all-reduce");
+  }
 };
 
 NcclCommunicator::NcclCommunicator(Communicator& host, std::chrono::milliseconds deadline) {
@@ -116,15 +122,19 @@ int NcclCommunicator::size() const { return state_->size; }
 int NcclCommunicator::device() const { return state_->device; }
 
 void NcclCommunicator::all_reduce_sum(int32_t* device_values, size_t count, cudaStream_t stream) {
-  state_->must_be_usable();
-  state_->must(ncclAllReduce(device_values, device_values, count, ncclInt32, ncclSum, state_->comm, stream),
-               "all-reduce");
+  state_->all_reduce(device_values, count, ncclInt32, ncclSum, stream);
+}
+
+void NcclCommunicator::all_reduce_sum(uint32_t* device_words, size_t count, cudaStream_t stream) {
+  state_->all_reduce(device_words, count, ncclUint32, ncclSum, stream);
+}
+
+void NcclCommunicator::all_reduce_sum(uint64_t* device_words, size_t count, cudaStream_t stream) {
+  state_->all_reduce(device_words, count, ncclUint64, ncclSum, stream);
 }
 
 void NcclCommunicator::all_reduce_max(int32_t* device_values, size_t count, cudaStream_t stream) {
-  state_->must_be_usable();
-  state_->must(ncclAllReduce(device_values, device_values, count, ncclInt32, ncclMax, state_->comm, stream),
-               "all-reduce");
+  state_->all_reduce(device_values, count, ncclInt32, ncclMax, stream);
 }
 
 void NcclCommunicator::broadcast(std::byte* device_bytes, size_t count, int root, cudaStream_t stream) {

@@ -34,6 +34,9 @@ class NcclCommunicator {
 
   // In place on `count` elements of device memory; the caller keeps sums within the integer's range.
   void all_reduce_sum(int32_t* device_values, size_t count, CUstream_st* stream);
+  // The same modulo 2^32 and 2^64, for words that wrap on purpose (secagg/masks.h).
+  void all_reduce_sum(uint32_t* device_words, size_t count, CUstream_st* stream);
+  void all_reduce_sum(uint64_t* device_words, size_t count, CUstream_st* stream);
   void all_reduce_max(int32_t* device_values, size_t count, CUstream_st* stream);
   void broadcast(std::byte* device_bytes, size_t count, int root, CUstream_st* stream);
 

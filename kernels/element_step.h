@@ -8,13 +8,12 @@
 #include <cstdint>
 
 #include "kernels/optimizer_step.h"
+#include "src/base/host_device.h"
 
 #if defined(__CUDACC__)
 #define DPFA_ELEMENT __host__ __device__ __forceinline__
-#define DPFA_UNROLL _Pragma("unroll")
 #else
 #define DPFA_ELEMENT [[gnu::always_inline]] inline
-#define DPFA_UNROLL
 #endif
 
 namespace dpfa::kernels {

@@ -77,7 +77,7 @@ GramTokens gram_strip(const GradientRecords& records, size_t index, int64_t exam
   for (int64_t row = 0; row < rows; row += kGramTile) {
     const TilePair pair = {strip + row / kGramTile, strip};
     const int64_t at = row * columns;
-    const double weight = DPFA_PLANT("gram_pairs_counted_once") ? 1 : pair_weight(pair);
+    const double weight = pair_weight(pair);
     slots[static_cast<size_t>(pair_index(pair))] =
         weight * dot(xs.data() + at, gs.data() + at, std::min(kGramTile, rows - row) * columns);
   }

@@ -10,11 +10,8 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define DPFA_HOST_DEVICE __host__ __device__
-#else
-#define DPFA_HOST_DEVICE
-#endif
+#include "src/base/host_device.h"
+#include "src/base/plant.h"
 
 namespace dpfa::kernels {
 
@@ -38,7 +35,9 @@ DPFA_HOST_DEVICE constexpr TilePair tile_pair(int64_t index) {
   return {row, index - triangle(row)};
 }
 // An entry (t, t') below the diagonal of tiles stands for (t', t) as well.
-DPFA_HOST_DEVICE constexpr int pair_weight(TilePair pair) { return pair.row == pair.column ? 1 : 2; }
+DPFA_HOST_DEVICE constexpr int pair_weight(TilePair pair) {
+  return pair.row == pair.column || DPFA_PLANT("gram_pairs_counted_once") ? 1 : 2;
+}
 
 // ---- One list of the tasks of all matrices and examples: matrix by matrix, example by example, pair by
 // pair. The slot of a task's partial result is its number, so an example's slots of one matrix are

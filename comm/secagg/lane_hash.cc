@@ -10,19 +10,6 @@
 namespace dpfa::comm::secagg {
 namespace {
 
-__extension__ using Int128 = __int128;
-__extension__ using Uint128 = unsigned __int128;
-
-constexpr int kLimbBits = 21;
-constexpr uint64_t kLimbMask = (uint64_t{1} << kLimbBits) - 1;
-
-uint64_t reduce(Uint128 value) {
-  const uint64_t once = static_cast<uint64_t>(value & LaneHash::kPrime) + static_cast<uint64_t>(value >> 61);
-  // value < 2^122, so `once` < 2^62.
-  const uint64_t twice = (once & LaneHash::kPrime) + (once >> 61);
-  return twice >= LaneHash::kPrime ? twice - LaneHash::kPrime : twice;
-}
-
 struct Products {
   int64_t limb[6];  // three of each point
 };
@@ -44,23 +31,6 @@ Products inner_products(const int32_t* lanes, const int32_t* first, const int32_
   return {{a0, a1, a2, b0, b1, b2}};
 }
 
-uint64_t join(const int64_t* limb) {
-  // Below 2^61 + 2^82 + 2^103 in size: made positive by a multiple of p before it is reduced.
-  const Int128 value = Int128{limb[0]} + (Int128{limb[1]} << kLimbBits) + (Int128{limb[2]} << 2 * kLimbBits);
-  return reduce(static_cast<Uint128>(value + (Int128{LaneHash::kPrime} << 45)));
-}
-
-}  // namespace
-
-uint64_t add_mod(uint64_t a, uint64_t b) {
-  const uint64_t sum = a + b;
-  return sum >= LaneHash::kPrime ? sum - LaneHash::kPrime : sum;
-}
-
-uint64_t multiply_mod(uint64_t a, uint64_t b) { return reduce(Uint128{a} * b); }
-
-namespace {
-
 uint64_t power_mod(uint64_t base, uint64_t exponent) {
   uint64_t result = 1;
   for (; exponent > 0; exponent >>= 1, base = multiply_mod(base, base))
@@ -70,12 +40,21 @@ uint64_t power_mod(uint64_t base, uint64_t exponent) {
 
 }  // namespace
 
-LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
+std::array<uint64_t, 2> hash_points(const StreamKey& key, uint64_t nonce, int64_t slice) {
   std::array<uint32_t, 4> words;
   fill_words(key, nonce, 4 * static_cast<uint64_t>(slice), words);
+  std::array<uint64_t, 2> points;
+  for (size_t k = 0; k < points.size(); ++k)
+    points[k] = hash_internal::reduce((uint64_t{words[2 * k + 1]} << 32 | words[2 * k]) & kHashPrime);
+  explicit_bzero(words.data(), sizeof(words));
+  return points;
+}
+
+LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
+  std::array<uint64_t, 2> points = hash_points(key, nonce, slice);
   for (size_t k = 0; k < points_.size(); ++k) {
     Point& point = points_[k];
-    const uint64_t z = reduce((uint64_t{words[2 * k + 1]} << 32 | words[2 * k]) & kPrime);
+    const uint64_t z = points[k];
     point.powers.resize(3 * kBlock);
     uint64_t power = z;
     for (int64_t j = 0; j < kBlock; ++j) {
@@ -85,7 +64,7 @@ LaneHash::LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice) {
       power = multiply_mod(power, z);
     }
   }
-  explicit_bzero(words.data(), sizeof(words));
+  explicit_bzero(points.data(), sizeof(points));
 }
 
 LaneHash::~LaneHash() {
@@ -105,7 +84,7 @@ std::array<uint64_t, 2> LaneHash::part(int64_t first, std::span<const int32_t> l
     const Products products =
         inner_products(lanes.data() + begin, points_[0].powers.data(), points_[1].powers.data(), count);
     for (size_t k = 0; k < 2; ++k) {
-      sums[k] = add_mod(sums[k], multiply_mod(offset_powers[k], join(products.limb + 3 * k)));
+      sums[k] = add_mod(sums[k], multiply_mod(offset_powers[k], join_limbs(products.limb + 3 * k)));
       offset_powers[k] = multiply_mod(offset_powers[k], points_[k].block_power);
     }
   }

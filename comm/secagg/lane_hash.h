@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/secagg/hash_field.h"
 #include "src/base/stream_key.h"
 
 namespace dpfa::comm::secagg {
@@ -22,9 +23,9 @@ class LaneHash {
  public:
   static constexpr int64_t kBlock = 512;                   // lanes whose powers are in tables
   static constexpr int64_t kSlice = int64_t{98304} * 512;  // lanes of one slice: 2^25.6
-  static constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
+  static constexpr uint64_t kPrime = kHashPrime;
 
-  // The points of slice `slice` of the step with this nonce: words 4 slice .. 4 slice + 3 of the stream.
+  // With the points of slice `slice` of the step with this nonce.
   LaneHash(const StreamKey& key, uint64_t nonce, int64_t slice);
   LaneHash(const LaneHash&) = delete;
   LaneHash& operator=(const LaneHash&) = delete;
@@ -42,8 +43,8 @@ class LaneHash {
   std::array<Point, 2> points_;
 };
 
-// (a + b) and (a b) modulo kPrime, for a, b < kPrime.
-uint64_t add_mod(uint64_t a, uint64_t b);
-uint64_t multiply_mod(uint64_t a, uint64_t b);
+// The points of a slice, below kPrime: words 4 slice .. 4 slice + 3 of the stream, the lower 61 bits of each
+// two.
+std::array<uint64_t, 2> hash_points(const StreamKey& key, uint64_t nonce, int64_t slice);
 
 }  // namespace dpfa::comm::secagg

@@ -1,32 +1,12 @@
 #include "comm/secagg/lane_layout.h"
 
 #include <string>
-#include <type_traits>
 
 #include "src/base/check.h"
 #include "src/base/error.h"
 
 namespace dpfa::comm::secagg {
 namespace {
-
-template <int kBits, typename Word>
-Word word_of(const int32_t* lanes, size_t count) {
-  Word word = 0;
-  for (size_t l = count; l-- > 0;) word = (word << kBits) + static_cast<Word>(int64_t{lanes[l]});
-  return word;
-}
-
-template <int kBits, typename Word>
-void lanes_of(Word word, int32_t* lanes, size_t count) {
-  constexpr int kShift = 8 * sizeof(Word) - kBits;
-  using Signed = std::make_signed_t<Word>;
-  for (size_t l = 0; l < count; ++l) {
-    // The lowest lane, centred; what it borrowed from the next one goes back by the subtraction.
-    const Signed lane = static_cast<Signed>(word << kShift) >> kShift;
-    lanes[l] = static_cast<int32_t>(lane);
-    word = (word - static_cast<Word>(lane)) >> kBits;
-  }
-}
 
 template <int kBits, typename Word>
 void pack_all(std::span<const int32_t> lanes, std::span<Word> words) {

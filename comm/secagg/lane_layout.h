@@ -8,6 +8,9 @@
 
 #include <cstdint>
 #include <span>
+#include <type_traits>
+
+#include "src/base/host_device.h"
 
 namespace dpfa::comm::secagg {
 
@@ -22,6 +25,26 @@ struct LaneLayout {
   int64_t words() const { return (lanes + lanes_per_word() - 1) / lanes_per_word(); }
   int64_t bytes() const { return words() * (word_bits() / 8); }
 };
+
+// One word of at most `count` lanes, on the host and on a CUDA device.
+template <int kBits, typename Word>
+DPFA_HOST_DEVICE constexpr Word word_of(const int32_t* lanes, int count) {
+  Word word = 0;
+  for (int l = count; l-- > 0;)
+    word = (word << kBits % (8 * sizeof(Word))) + static_cast<Word>(int64_t{lanes[l]});
+  return word;
+}
+template <int kBits, typename Word>
+DPFA_HOST_DEVICE constexpr void lanes_of(Word word, int32_t* lanes, int count) {
+  constexpr int kShift = 8 * sizeof(Word) - kBits;
+  using Signed = std::make_signed_t<Word>;
+  for (int l = 0; l < count; ++l) {
+    // The lowest lane, centred; what it borrowed from the next one goes back by the subtraction.
+    const Signed lane = static_cast<Signed>(word << kShift) >> kShift;
+    lanes[l] = static_cast<int32_t>(lane);
+    word = (word - static_cast<Word>(lane)) >> kBits % (8 * sizeof(Word));
+  }
+}
 
 // Two lanes of 16 bits in words of 32, three of 21 in words of 64; a lane of 32 bits is a word already.
 // `lanes` begin at a word's first lane; the last word may be filled in part, its other lanes are 0. Throws

@@ -50,8 +50,6 @@ uint64_t nonce_of(int64_t step, int64_t attempt) {
   return static_cast<uint64_t>(step) | static_cast<uint64_t>(attempt) << 32;
 }
 
-void Masks::add_key(const StreamKey& key, bool subtract) { keys_.push_back({key, subtract}); }
-
 template <typename Word>
 void Masks::apply_words(uint64_t nonce, uint64_t first, std::span<Word> words) const {
   constexpr size_t kRatio = sizeof(Word) / sizeof(uint32_t), kPart = kStreamWords / kRatio;

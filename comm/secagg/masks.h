@@ -26,19 +26,22 @@ uint64_t nonce_of(int64_t step, int64_t attempt);
 
 class Masks {
  public:
-  void add_key(const StreamKey& key, bool subtract);
+  struct Key {
+    StreamKey key;
+    bool subtract;
+  };
+
+  void add_key(const StreamKey& key, bool subtract) { keys_.push_back({key, subtract}); }
 
   // words[i] := words[i] + sum over keys of +-F(word first + i). A word of 64 bits takes the stream's words
   // 2 i (low) and 2 i + 1.
   void apply(uint64_t nonce, uint64_t first, std::span<uint32_t> words) const;
   void apply(uint64_t nonce, uint64_t first, std::span<uint64_t> words) const;
+  // For a device that makes the same words in its own memory.
+  std::span<const Key> keys() const { return keys_; }
 
  private:
   friend struct test::MasksAccess;
-  struct Key {
-    StreamKey key;
-    bool subtract;
-  };
   template <typename Word>
   void apply_words(uint64_t nonce, uint64_t first, std::span<Word> words) const;
   std::vector<Key> keys_;

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <string>
 
+#include "comm/secagg/lane_hash.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 
@@ -44,11 +46,11 @@ class SliceHashes {
       slices_.emplace_back(key, nonce, slice);
   }
 
-  std::vector<uint64_t> zeros() const { return std::vector<uint64_t>(2 * slices_.size()); }
+  HashTotals zeros() const { return HashTotals(2 * slices_.size()); }
 
   // totals := those with these lanes, a chunk that lies in one slice. By any thread: sums modulo a prime do
   // not depend on their order.
-  void add(size_t first, std::span<const int32_t> lanes, std::vector<uint64_t>& totals) const {
+  void add(size_t first, std::span<const int32_t> lanes, HashTotals& totals) const {
     const size_t slice = first / LaneHash::kSlice;
     const auto part = slices_[slice].part(static_cast<int64_t>(first % LaneHash::kSlice), lanes);
 #pragma omp critical(dpfa_secure_sum_totals)
@@ -57,6 +59,62 @@ class SliceHashes {
 
  private:
   std::deque<LaneHash> slices_;
+};
+
+// Lanes and words in this process's memory; lanes of 32 bits are words already.
+template <typename Word>
+class HostBucket : public Bucket {
+ public:
+  HostBucket(Communicator& communicator, const LaneLayout& layout, std::span<int32_t> lanes,
+             std::span<Word> words, const SecureSum::Prepare& prepare)
+      : communicator_(communicator),
+        lanes_(lanes),
+        words_(words),
+        per_word_(static_cast<size_t>(layout.lanes_per_word())),
+        prepare_(prepare) {}
+
+  void make_words(const Pad* pad) override {
+    const auto hashes = hashes_for(pad, hashes_.made);
+    for_each_chunk([&](size_t first, std::span<int32_t> chunk, std::span<Word> chunk_words) {
+      if (prepare_) prepare_(static_cast<int64_t>(first), chunk);
+      if (hashes) hashes->add(first, chunk, hashes_.made);
+      if (!shared_memory()) pack(chunk, chunk_words);
+      if (pad != nullptr) pad->masks.apply(pad->nonce, first / per_word_, chunk_words);
+    });
+  }
+  void add_words() override { communicator_.all_reduce_sum(words_); }
+  void read_words(const Pad* pad) override {
+    const auto hashes = hashes_for(pad, hashes_.read);
+    for_each_chunk([&](size_t first, std::span<int32_t> chunk, std::span<Word> chunk_words) {
+      if (!shared_memory()) unpack(std::span<const Word>(chunk_words), chunk);
+      if (hashes) hashes->add(first, chunk, hashes_.read);
+    });
+  }
+  Hashes hashes() override { return hashes_; }
+  void clear() override { std::fill(lanes_.begin(), lanes_.end(), 0); }
+
+ private:
+  bool shared_memory() const { return per_word_ == 1; }
+  std::unique_ptr<SliceHashes> hashes_for(const Pad* pad, HashTotals& totals) const {
+    if (pad == nullptr) return nullptr;
+    auto hashes = std::make_unique<SliceHashes>(pad->points, pad->nonce, lanes_.size());
+    totals = hashes->zeros();
+    return hashes;
+  }
+  template <typename Call>
+  void for_each_chunk(const Call& call) {
+    by_chunks(lanes_.size(), [&](size_t first, size_t count) {
+      call(first, lanes_.subspan(first, count),
+           words_.subspan(first / per_word_, (count + per_word_ - 1) / per_word_));
+    });
+  }
+
+  Communicator& communicator_;
+  std::span<int32_t> lanes_;
+  std::span<Word> words_;
+  size_t per_word_;
+  const SecureSum::Prepare& prepare_;
+  Hashes hashes_;
 };
 
 constexpr int kLowBits = 31;
@@ -84,63 +142,47 @@ void SecureSum::check_order(int64_t step, int64_t attempt) {
 }
 
 void SecureSum::sum(int64_t step, int64_t attempt, std::span<int32_t> lanes, const Prepare& prepare) {
-  const uint64_t nonce = nonce_of(step, attempt);
-  check_order(step, attempt);
   const LaneLayout layout{lane_bits_, static_cast<int64_t>(lanes.size())};
   const auto words = static_cast<size_t>(layout.words());
-  bool good = false;
+  const auto sum_words = [&](auto of_layout) {
+    HostBucket bucket(communicator_, layout, lanes, of_layout, prepare);
+    sum(step, attempt, bucket);
+  };
   if (lane_bits_ == 32) {
     // Lanes are words: signed and unsigned integers of one width may share memory.
-    good = sum_words(nonce, lanes, std::span(reinterpret_cast<uint32_t*>(lanes.data()), words), prepare);
+    sum_words(std::span(reinterpret_cast<uint32_t*>(lanes.data()), words));
   } else if (layout.word_bits() == 32) {
     words32_.resize(words);
-    good = sum_words(nonce, lanes, std::span(words32_), prepare);
+    sum_words(std::span(words32_));
   } else {
     words64_.resize(words);
-    good = sum_words(nonce, lanes, std::span(words64_), prepare);
+    sum_words(std::span(words64_));
   }
-  if (good) return;
-  std::fill(lanes.begin(), lanes.end(), 0);
+}
+
+void SecureSum::sum(int64_t step, int64_t attempt, Bucket& bucket) {
+  const uint64_t nonce = nonce_of(step, attempt);
+  check_order(step, attempt);
+  std::optional<Pad> with_masks;
+  if (masked()) with_masks.emplace(Pad{nonce, keys_->lanes, *points_});
+  const Pad* pad = with_masks ? &*with_masks : nullptr;
+  bucket.make_words(pad);
+  bucket.add_words();
+  bucket.read_words(pad);
+  if (pad == nullptr || verifies(nonce, bucket.hashes())) return;
+  bucket.clear();
   throw IntegrityError("the sum of step " + std::to_string(step) +
                        " is not the sum of what the ranks contributed (overflow, altered or lost data, or a "
                        "wrong key): the step is void on all ranks; start again with --resume");
 }
 
-template <typename Word>
-bool SecureSum::sum_words(uint64_t nonce, std::span<int32_t> lanes, std::span<Word> words,
-                          const Prepare& prepare) {
-  const bool shared_memory = lane_bits_ == 32;
-  const size_t per_word = 8 * sizeof(Word) / static_cast<size_t>(lane_bits_);
-  const auto for_each_chunk = [&](const auto& call) {
-    by_chunks(lanes.size(), [&](size_t first, size_t count) {
-      call(first, lanes.subspan(first, count),
-           words.subspan(first / per_word, (count + per_word - 1) / per_word));
-    });
-  };
-  std::optional<SliceHashes> hashes;
-  Totals own, decoded;
-  if (masked()) {
-    hashes.emplace(*points_, nonce, lanes.size());
-    own = decoded = hashes->zeros();
-  }
-  for_each_chunk([&](size_t first, std::span<int32_t> chunk, std::span<Word> chunk_words) {
-    if (prepare) prepare(static_cast<int64_t>(first), chunk);
-    if (hashes) hashes->add(first, chunk, own);
-    if (!shared_memory) pack(chunk, chunk_words);
-    if (masked()) keys_->lanes.apply(nonce, first / per_word, chunk_words);
-  });
-  communicator_.all_reduce_sum(words);
-  for_each_chunk([&](size_t first, std::span<int32_t> chunk, std::span<Word> chunk_words) {
-    if (!shared_memory) unpack(std::span<const Word>(chunk_words), chunk);
-    if (hashes) hashes->add(first, chunk, decoded);
-  });
-  if (!masked()) return true;
-  const Totals totals = sum_hashes(nonce, own);
-  const bool good = DPFA_PLANT("sum_unchecked") || decoded == totals;
+bool SecureSum::verifies(uint64_t nonce, const Bucket::Hashes& hashes) {
+  const HashTotals totals = sum_hashes(nonce, hashes.made);
+  const bool good = DPFA_PLANT("sum_unchecked") || hashes.read == totals;
   return all_verify(nonce, good, totals);
 }
 
-SecureSum::Totals SecureSum::sum_hashes(uint64_t nonce, const Totals& own) {
+HashTotals SecureSum::sum_hashes(uint64_t nonce, const HashTotals& own) {
   // 61 bits of each rank do not add up in 64: the low 31 and the high 30 bits travel in words of their own.
   std::vector<uint64_t> words;
   for (const uint64_t value : own) {
@@ -149,7 +191,7 @@ SecureSum::Totals SecureSum::sum_hashes(uint64_t nonce, const Totals& own) {
   }
   keys_->hashes.apply(nonce, 0, words);
   communicator_.all_reduce_sum(std::span<uint64_t>(words));
-  Totals totals;
+  HashTotals totals;
   for (size_t k = 0; k < own.size(); ++k) {
     const uint64_t low = words[2 * k] % LaneHash::kPrime, high = words[2 * k + 1] % LaneHash::kPrime;
     totals.push_back(add_mod(low, multiply_mod(high, uint64_t{1} << kLowBits)));
@@ -157,7 +199,7 @@ SecureSum::Totals SecureSum::sum_hashes(uint64_t nonce, const Totals& own) {
   return totals;
 }
 
-bool SecureSum::all_verify(uint64_t nonce, bool good, const Totals& totals) {
+bool SecureSum::all_verify(uint64_t nonce, bool good, const HashTotals& totals) {
   const auto tag_of = [&](int rank, bool verdict) {
     Context message("dpfa/secagg/verdict");
     message.add(nonce).add(static_cast<uint64_t>(rank)).add(uint64_t{verdict});

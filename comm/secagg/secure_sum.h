@@ -3,8 +3,9 @@
 // Pass over a contribution, chunk by chunk in the cache: make the lanes, hash them, pack them into words
 // (lane_layout.h), add the masks (masks.h). Then one unchanged integer sum of the communicator, in which the
 // masks cancel, and the check that the decoded sum has the hash of the contributions (lane_hash.h).
-// `plaintext` is the same path with zero masks and without the check. Chunks are shared between the OpenMP
-// threads of the caller; their number changes no bit.
+// `plaintext` is the same path with zero masks and without the check. The pass and the sum are those of this
+// processor's memory, shared between the OpenMP threads of the caller (their number changes no bit), or those
+// of another device's Bucket; all else is the same code for both.
 //
 // Guarantee of `masked`: t = colluding_ranks ranks and the network together learn no more of the others'
 // contributions than their sum. A sum that differs from the sum of the contributions (a wrapped lane,
@@ -20,8 +21,8 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/secagg/bucket.h"
 #include "comm/secagg/key_agreement.h"
-#include "comm/secagg/lane_hash.h"
 #include "comm/secagg/lane_layout.h"
 
 namespace dpfa::comm::secagg {
@@ -48,15 +49,14 @@ class SecureSum {
   // does not verify; the lanes are then all 0. (An active network can keep the verdict from a rank; that rank
   // then throws too, and the others lose a peer.)
   void sum(int64_t step, int64_t attempt, std::span<int32_t> lanes, const Prepare& prepare = {});
+  // The same of a bucket, whose lanes have the width given above.
+  void sum(int64_t step, int64_t attempt, Bucket& bucket);
 
  private:
-  using Totals = std::vector<uint64_t>;  // two hashes for each slice
-
   void check_order(int64_t step, int64_t attempt);
-  template <typename Word>
-  bool sum_words(uint64_t nonce, std::span<int32_t> lanes, std::span<Word> words, const Prepare& prepare);
-  Totals sum_hashes(uint64_t nonce, const Totals& own);
-  bool all_verify(uint64_t nonce, bool good, const Totals& totals);
+  bool verifies(uint64_t nonce, const Bucket::Hashes& hashes);
+  HashTotals sum_hashes(uint64_t nonce, const HashTotals& own);
+  bool all_verify(uint64_t nonce, bool good, const HashTotals& totals);
 
   Communicator& communicator_;
   int lane_bits_;

@@ -93,7 +93,7 @@ __global__ __launch_bounds__(kThreads, 1) void cross_tiles_kernel(const Tables t
   magnitude = warp_sum(magnitude);
   if (lane != 0) return;
   double* slot = tables.slots + static_cast<int64_t>(blockIdx.x) * kWarps + warp;
-  slot[0] = value;
+  slot[0] = DPFA_PLANT("cross_term_dropped") ? 0 : value;
   slot[tables.tasks * kWarps] = magnitude;
 #else
   __trap();  // a term that was not computed must not pass for one
@@ -162,7 +162,7 @@ void CrossTermPlan::run(const TiedHead& head, double* terms, double* magnitudes,
                  reinterpret_cast<uintptr_t>(head.g) % 16 == 0 &&
                  reinterpret_cast<uintptr_t>(head.h) % 16 == 0,
              "rows must begin at multiples of 16 bytes: pad them");
-  slots_.fill_bytes(0xFF, stream);
+  slots_.fill_bytes(unwritten_byte(), stream);
   const Tables tables = {
       head,          offsets_.data(), first_.data(), examples_, rows_, tasks_, static_cast<int32_t>(columns_),
       norms_.data(), slots_.data()};

@@ -13,10 +13,15 @@
 #include <cmath>
 
 #include "kernels/cuda/tile_layout.h"
+#include "src/base/plant.h"
 
 namespace dpfa::kernels::cuda {
 
 inline constexpr double kLargestDouble = 0x1.fffffffffffffp1023;
+
+// Every byte of a slot or norm before a kernel writes it, so that it reads as NaN: what was not computed
+// gives the factor 0.
+constexpr int unwritten_byte() { return DPFA_PLANT("unwritten_slot_accepted") ? 0 : 0xFF; }
 
 // |computed - exact| <= product_error(n) sum |a_i b_i| + underflow(n) for a product of n terms; 1.01 covers
 // second-order terms.
@@ -66,6 +71,7 @@ DPFA_HOST_DEVICE inline double upper_squared(const GramResult& r) { return r.squ
 // min(1, max_grad_norm / norm); 0 where the norm is not finite: a NaN means that it was not computed.
 DPFA_HOST_DEVICE inline double factor_of(double squared_norm, double max_grad_norm) {
   const double norm = sqrt(squared_norm);
+  if (DPFA_PLANT("nan_factor_accepted") && !(norm >= 0)) return 1;
   if (!(norm <= kLargestDouble)) return 0;
   return norm <= max_grad_norm ? 1 : max_grad_norm / norm;
 }

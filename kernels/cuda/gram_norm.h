@@ -18,6 +18,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/error_bound.h"
+#include "kernels/cuda/tensor_path.h"
 
 namespace dpfa::kernels::cuda {
 
@@ -34,17 +35,12 @@ struct GramMatrix {
   bool bias = false;  // the norm of the bias gradient of each block is included
 };
 
-enum class TensorPath {
-  kMmaSync,  // sm_80 and later
-  kWgmma,    // TMA and wgmma: sm_90a only; blocks of outputs must be multiples of 64 wide where there are
-             // several
-};
-
 class GramNormPlan {
  public:
   // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every matrix. The device's better
-  // path where none is named. Throws InternalError for shapes, strides and pointers that do not fit,
-  // Unsupported for a path that the device lacks.
+  // path where none is named; wgmma wants blocks of outputs of multiples of 64 where there are several.
+  // Throws InternalError for shapes, strides and pointers that do not fit, Unsupported for a path that the
+  // device lacks.
   GramNormPlan(std::span<const GramMatrix> matrices, std::span<const int64_t> offsets,
                std::optional<TensorPath> path = std::nullopt);
 

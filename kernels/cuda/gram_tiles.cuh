@@ -94,7 +94,7 @@ struct GramTask {
   // Adds up the warp and writes its slot.
   __device__ __forceinline__ void store(const GramTables& t, int32_t group, int warp,
                                         const GramSums& sums) const {
-    const int weight = row == column ? 1 : 2;  // pair_weight
+    const int weight = pair_weight({row, column});
     const double value = warp_sum(sums.value), x = warp_sum(sums.x_error), g = warp_sum(sums.g_error);
     if (threadIdx.x % 32 != 0) return;
     double* slot = t.slots + ((first_unit + group) * t.tasks + local) * kWarps + warp;

@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/reducers.h"
-#include "kernels/element_step.h"
+#include "kernels/cuda/scaled_sum.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels::cuda {
@@ -84,9 +84,7 @@ __global__ void squares_kernel(const T* values, const int64_t* first, int64_t co
   if (threadIdx.x == 0) squares[b] += sum;
 }
 
-__device__ __forceinline__ int32_t to_grid(float value, float scale) {
-  return __float2int_rn(__fmul_rn(value, scale));
-}
+__device__ __forceinline__ int32_t to_grid(float value, float scale) { return scaled_integer(scale, value); }
 
 __global__ void add_integers_kernel(const float* values, const float* scales, int64_t examples,
                                     int64_t columns, int32_t* sum) {

@@ -1,12 +1,12 @@
 // A block forms one 128 x 128 tile of one matrix for all examples in turn. The depth loop never crosses an
 // example (tiles.h), so the accumulators hold one example's product when it closes. Chains of products are
 // kDepth long as in the Gram norm: their results join the f32 sums in round to nearest (error_bound.h).
+#include <cstring>
 #include <limits>
 #include <vector>
 
-#include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/segment_gemm.h"
-#include "kernels/element_step.h"
+#include "kernels/cuda/error_bound.h"
+#include "kernels/cuda/segment_finish.cuh"
 #include "src/base/check.h"
 
 namespace dpfa::kernels::cuda {
@@ -15,63 +15,6 @@ namespace {
 constexpr int kStages = 3;
 constexpr int kParkedBytes = kTile * kTile * 4;
 constexpr int kSharedBytes = kStages * kStageBytes + kParkedBytes;
-constexpr int kBand = 8;  // tile rows that share the right operand in the second-level cache
-
-struct Tables {
-  const SegmentProduct* products;
-  const int64_t* offsets;
-  const int64_t* first_tile;  // (matrices + 1)
-  int64_t matrices, examples;
-  const uint8_t* active;  // (matrices, examples), or null: those with a scale
-  const float* scales;    // (examples), or null
-};
-
-// The last i in [0, count) with first[i] <= number.
-__device__ __forceinline__ int64_t last_at_most(const int64_t* first, int64_t count, int64_t number) {
-  int64_t low = 0, high = count;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (first[middle] <= number ? low : high) = middle;
-  }
-  return low;
-}
-
-// One block's view of its tile.
-struct ProductTask {
-  const SegmentProduct* product;
-  int64_t matrix, local, tiles;  // local: number of the tile in its matrix
-  int32_t row, column;           // the tile's first
-
-  __device__ ProductTask(const Tables& t, int64_t number) {
-    matrix = last_at_most(t.first_tile, t.matrices, number);
-    product = &t.products[matrix];
-    local = number - t.first_tile[matrix];
-    tiles = t.first_tile[matrix + 1] - t.first_tile[matrix];
-    const TilePair tile =
-        banded_tile(local, tiles_of(product->rows, kTile), tiles_of(product->columns, kTile), kBand);
-    row = static_cast<int32_t>(tile.row * kTile);
-    column = static_cast<int32_t>(tile.column * kTile);
-  }
-  __device__ __forceinline__ bool holds(int64_t r, int64_t c) const {
-    return r < product->rows && c < product->columns;
-  }
-  __device__ __forceinline__ double* slot(const Tables& t, double* slots, int64_t example) const {
-    const int64_t base = t.first_tile[matrix] * t.examples + example * tiles + local;
-    return slots + base * kWarps + threadIdx.x / 32;
-  }
-};
-
-__device__ __forceinline__ bool is_active(const Tables& t, int64_t matrix, int64_t example) {
-  return t.active != nullptr ? t.active[matrix * t.examples + example] != 0 : t.scales[example] > 0;
-}
-__device__ __forceinline__ DepthStep active_step(const Tables& t, int64_t matrix, DepthStep step) {
-  while (step.example < t.examples && !is_active(t, matrix, step.example))
-    step = depth_step_from(t.offsets, t.examples, kDepth, step.example, t.offsets[step.example + 1]);
-  return step;
-}
-__device__ __forceinline__ DepthStep following_step(const Tables& t, int64_t matrix, const DepthStep& step) {
-  return active_step(t, matrix, next_depth_step(t.offsets, t.examples, kDepth, step));
-}
 
 __device__ __forceinline__ void load_step(const ProductTask& task, const DepthStep& step, uint32_t stage) {
   const SegmentProduct& p = *task.product;
@@ -82,138 +25,9 @@ __device__ __forceinline__ void load_step(const ProductTask& task, const DepthSt
                                 p.right_stride, rows, static_cast<int32_t>(p.columns - task.column));
 }
 
-// Calls body(register, row, column) for every sum of this thread that lies in the matrix.
-template <typename Body>
-__device__ __forceinline__ void for_each_entry(const ProductTask& task, const Body& body) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-    for (int n = 0; n < kFragments; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const Entry at = mma_entry(warp, lane, m, n, i);
-        if (task.holds(task.row + at.row, task.column + at.column))
-          body((m * kFragments + n) * 4 + i, task.row + at.row, task.column + at.column);
-      }
-}
-
-__device__ __forceinline__ float& entry_of(Accumulators& sum, int number) {
-  return sum[number / (4 * kFragments)][number / 4 % kFragments][number % 4];
-}
-
-// Adds the example's extra rows, scaled, where they meet the tile.
-__device__ __forceinline__ void add_extra_rows(const ProductTask& task, int64_t example, float scale,
-                                               Accumulators& sum) {
-  const ExtraRows& extra = task.product->extra;
-  if (extra.ids == nullptr) return;
-  const int64_t end = extra.first[example + 1];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row = task.row + mma_entry(warp, lane, m, 0, 2 * half).row;
-      int64_t low = extra.first[example], high = end;
-      while (low < high) {
-        const int64_t middle = (low + high) / 2;
-        if (extra.ids[middle] < row)
-          low = middle + 1;
-        else
-          high = middle;
-      }
-      if (low == end || extra.ids[low] != row) continue;
-#pragma unroll
-      for (int n = 0; n < kFragments; ++n)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int64_t column = task.column + mma_entry(warp, lane, m, n, i).column;
-          if (column < task.product->columns)
-            sum[m][n][2 * half + i] =
-                __fmaf_rn(scale, extra.rows[low * task.product->columns + column], sum[m][n][2 * half + i]);
-        }
-    }
-}
-
-// ---- What becomes of an example's product. `close` sees it once, `end` comes after the last example.
-
-struct Squares {
-  static constexpr bool kOneSum = false;  // the accumulators start anew with every example
-  double* slots;
-  __device__ __forceinline__ void begin(int32_t*) const {}
-  __device__ __forceinline__ void close(const Tables& t, const ProductTask& task, int64_t example,
-                                        Accumulators& sum, int32_t*) const {
-    double squares = 0;
-    for_each_entry(task, [&](int number, int64_t, int64_t) {
-      const double v = entry_of(sum, number);
-      squares = fma(v, v, squares);
-    });
-    squares = warp_sum(squares);
-    if (threadIdx.x % 32 == 0) *task.slot(t, slots, example) = squares;
-  }
-  __device__ __forceinline__ void end(const ProductTask&, Accumulators&, const int32_t*) const {}
-};
-
-struct Materialise {
-  static constexpr bool kOneSum = false;
-  double* slots;
-  uint16_t* gradients;
-  int64_t stride;
-  __device__ __forceinline__ void begin(int32_t*) const {}
-  __device__ __forceinline__ void close(const Tables& t, const ProductTask& task, int64_t example,
-                                        Accumulators& sum, int32_t*) const {
-    uint16_t* gradient = gradients + example * stride + task.product->offset;
-    double squares = 0;
-    for_each_entry(task, [&](int number, int64_t row, int64_t column) {
-      const uint16_t bits = to_bfloat16(entry_of(sum, number));
-      gradient[row * task.product->columns + column] = bits;
-      const double v = __uint_as_float(static_cast<uint32_t>(bits) << 16);
-      squares = fma(v, v, squares);
-    });
-    squares = warp_sum(squares);
-    if (threadIdx.x % 32 == 0) *task.slot(t, slots, example) = squares;
-  }
-  __device__ __forceinline__ void end(const ProductTask&, Accumulators&, const int32_t*) const {}
-};
-
-// The integers of all examples are added up in shared memory, every thread its own.
-struct AddIntegers {
-  static constexpr bool kOneSum = false;
-  int32_t* sum_out;
-  __device__ __forceinline__ void begin(int32_t* parked) const {
-#pragma unroll
-    for (int i = 0; i < 4 * kFragments * kFragments; ++i) parked[i * kThreads] = 0;
-  }
-  __device__ __forceinline__ void close(const Tables& t, const ProductTask& task, int64_t example,
-                                        Accumulators& sum, int32_t* parked) const {
-    const float scale = t.scales[example];
-    for_each_entry(task, [&](int number, int64_t, int64_t) {
-      parked[number * kThreads] += __float2int_rn(__fmul_rn(entry_of(sum, number), scale));
-    });
-  }
-  __device__ __forceinline__ void end(const ProductTask& task, Accumulators&, const int32_t* parked) const {
-    for_each_entry(task, [&](int number, int64_t row, int64_t column) {
-      sum_out[task.product->offset + row * task.product->columns + column] += parked[number * kThreads];
-    });
-  }
-};
-
-struct AddFloats {
-  static constexpr bool kOneSum = true;
-  float* sum_out;
-  __device__ __forceinline__ void begin(int32_t*) const {}
-  __device__ __forceinline__ void close(const Tables&, const ProductTask&, int64_t, Accumulators&,
-                                        int32_t*) const {}
-  __device__ __forceinline__ void end(const ProductTask& task, Accumulators& sum, const int32_t*) const {
-    for_each_entry(task, [&](int number, int64_t row, int64_t column) {
-      float& out = sum_out[task.product->offset + row * task.product->columns + column];
-      out = __fadd_rn(out, entry_of(sum, number));
-    });
-  }
-};
-
 template <typename Finish>
-__global__ __launch_bounds__(kThreads, 1) void segment_gemm_kernel(const Tables tables, const Finish finish) {
+__global__ __launch_bounds__(kThreads, 1) void segment_gemm_kernel(const SegmentTables tables,
+                                                                   const Finish finish) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) unsigned char shared[];
   const uint32_t ring = shared_address(shared);
@@ -245,31 +59,24 @@ __global__ __launch_bounds__(kThreads, 1) void segment_gemm_kernel(const Tables 
     stage_product<DepthAcrossRows>(ring + stage * kStageBytes, static_cast<int>(tiles_of(work.rows, 16)),
                                    chain);
     const float scale = Finish::kOneSum ? tables.scales[work.example] : 1.0f;
-#pragma unroll
-    for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-      for (int n = 0; n < kFragments; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          sum[m][n][i] = Finish::kOneSum ? __fmaf_rn(scale, chain[m][n][i], sum[m][n][i])
-                                         : __fadd_rn(sum[m][n][i], chain[m][n][i]);
+    add_chain<Finish, MmaLayout>(scale, chain, sum);
     if (work.closes) {
-      add_extra_rows(task, work.example, scale, sum);
-      finish.close(tables, task, work.example, sum, parked);
+      add_extra_rows<MmaLayout>(task, work.example, scale, sum);
+      finish.template close<MmaLayout>(tables, task, work.example, sum, parked);
       if (!Finish::kOneSum) set_zero(sum);
     }
     work = following_step(tables, task.matrix, work);
     stage = stage + 1 == kStages ? 0 : stage + 1;
     ahead = ahead + 1 == kStages ? 0 : ahead + 1;
   }
-  finish.end(task, sum, parked);
+  finish.template end<MmaLayout>(task, sum, parked);
 #else
   __trap();  // a product that was not computed must not pass for one
 #endif
 }
 
 // One warp per matrix and example. An example without tokens has no slot to add.
-__global__ void sum_slots_kernel(const Tables tables, const double* slots, double* squares) {
+__global__ void sum_slots_kernel(const SegmentTables tables, const double* slots, double* squares) {
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   if (warp >= tables.matrices * tables.examples || tables.active[warp] == 0) return;
   const int64_t matrix = warp / tables.examples, b = warp % tables.examples;
@@ -281,7 +88,7 @@ __global__ void sum_slots_kernel(const Tables tables, const double* slots, doubl
 }
 
 // One thread per element of any matrix. What an example without tokens left in memory is not its gradient.
-__global__ void add_materialised_kernel(const Tables tables, const int64_t* first_element,
+__global__ void add_materialised_kernel(const SegmentTables tables, const int64_t* first_element,
                                         const uint16_t* gradients, int64_t stride, int32_t* sum) {
   const int64_t element = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (element >= first_element[tables.matrices]) return;
@@ -291,7 +98,7 @@ __global__ void add_materialised_kernel(const Tables tables, const int64_t* firs
   for (int64_t b = 0; b < tables.examples; ++b) {
     if (!(tables.scales[b] > 0) || tables.offsets[b] == tables.offsets[b + 1]) continue;
     const float v = __uint_as_float(static_cast<uint32_t>(gradients[b * stride + at]) << 16);
-    total += __float2int_rn(__fmul_rn(v, tables.scales[b]));
+    total += scaled_integer(tables.scales[b], v);
   }
   sum[at] += total;
 }
@@ -300,8 +107,10 @@ bool is_aligned(const uint16_t* p) { return reinterpret_cast<uintptr_t>(p) % 16 
 
 }  // namespace
 
-SegmentGemmPlan::SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets)
-    : matrices_(static_cast<int64_t>(products.size())),
+SegmentGemmPlan::SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets,
+                                 TensorPath path)
+    : path_(path),
+      matrices_(static_cast<int64_t>(products.size())),
       examples_(static_cast<int64_t>(offsets.size()) - 1),
       products_(products),
       offsets_(offsets) {
@@ -325,15 +134,28 @@ SegmentGemmPlan::SegmentGemmPlan(std::span<const SegmentProduct> products, std::
   first_tile_ = DeviceArray<int64_t>(std::span<const int64_t>(first_tile));
   first_element_ = DeviceArray<int64_t>(std::span<const int64_t>(first_element));
   slots_ = DeviceArray<double>(tiles_ * examples_ * kWarps);
-  compute_capability();
+  const int capability = compute_capability();
+  if (path == TensorPath::kMmaSync) return;
+  if (capability != 90)
+    throw Unsupported("the wgmma path runs on compute capability 9.0 alone: ask for mma.sync");
+  std::vector<uint8_t> bytes(products.size() * sizeof(SegmentMaps));
+  for (size_t i = 0; i < products.size() && offsets.back() > 0; ++i) {
+    const SegmentMaps maps = segment_maps(products[i], offsets.back());
+    std::memcpy(bytes.data() + i * sizeof(maps), &maps, sizeof(maps));
+  }
+  maps_ = DeviceArray<uint8_t>(std::span<const uint8_t>(bytes));
 }
 
 template <typename Finish>
 void SegmentGemmPlan::launch(const uint8_t* active, const float* scales, const Finish& finish,
                              cudaStream_t stream) {
   if (tiles_ == 0 || examples_ == 0) return;
-  const Tables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
-                         active,           scales};
+  const SegmentTables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
+                                active,           scales};
+  if (path_ == TensorPath::kWgmma) {
+    launch_segment_wgmma(tables, reinterpret_cast<const SegmentMaps*>(maps_.data()), finish, tiles_, stream);
+    return;
+  }
   allow_shared_memory(reinterpret_cast<const void*>(segment_gemm_kernel<Finish>), kSharedBytes,
                       "segment_gemm");
   segment_gemm_kernel<Finish>
@@ -344,24 +166,24 @@ void SegmentGemmPlan::launch(const uint8_t* active, const float* scales, const F
 void SegmentGemmPlan::sum_slots(const uint8_t* active, double* squares, cudaStream_t stream) {
   const int64_t results = matrices_ * examples_;
   if (results == 0) return;
-  check(cudaMemsetAsync(squares, 0xFF, static_cast<size_t>(results) * sizeof(double), stream),
+  check(cudaMemsetAsync(squares, unwritten_byte(), static_cast<size_t>(results) * sizeof(double), stream),
         "fill of squares");
-  const Tables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
-                         active,           nullptr};
+  const SegmentTables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
+                                active,           nullptr};
   const auto blocks = static_cast<unsigned>((results * 32 + kThreads - 1) / kThreads);
   sum_slots_kernel<<<blocks, kThreads, 0, stream>>>(tables, slots_.data(), squares);
   check_launch("sum_slots");
 }
 
 void SegmentGemmPlan::squares(const uint8_t* active, double* squares, cudaStream_t stream) {
-  slots_.fill_bytes(0xFF, stream);
+  slots_.fill_bytes(unwritten_byte(), stream);
   launch(active, nullptr, Squares{slots_.data()}, stream);
   sum_slots(active, squares, stream);
 }
 
 void SegmentGemmPlan::materialise(const uint8_t* active, uint16_t* gradients, int64_t stride, double* squares,
                                   cudaStream_t stream) {
-  slots_.fill_bytes(0xFF, stream);
+  slots_.fill_bytes(unwritten_byte(), stream);
   launch(active, nullptr, Materialise{slots_.data(), gradients, stride}, stream);
   sum_slots(active, squares, stream);
 }
@@ -373,8 +195,8 @@ void SegmentGemmPlan::add_integers(const float* scales, int32_t* sum, cudaStream
 void SegmentGemmPlan::add_materialised(const float* scales, const uint16_t* gradients, int64_t stride,
                                        int32_t* sum, cudaStream_t stream) {
   if (elements_ == 0 || examples_ == 0) return;
-  const Tables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
-                         nullptr,          scales};
+  const SegmentTables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
+                                nullptr,          scales};
   const auto blocks = static_cast<unsigned>((elements_ + kThreads - 1) / kThreads);
   add_materialised_kernel<<<blocks, kThreads, 0, stream>>>(tables, first_element_.data(), gradients, stride,
                                                            sum);

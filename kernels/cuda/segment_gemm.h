@@ -21,6 +21,7 @@
 #include <span>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/tensor_path.h"
 
 namespace dpfa::kernels::cuda {
 
@@ -48,8 +49,9 @@ struct SegmentProduct {
 class SegmentGemmPlan {
  public:
   // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every operand. Throws InternalError
-  // for shapes, strides and pointers that do not fit.
-  SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets);
+  // for shapes, strides and pointers that do not fit, Unsupported for a path that the device lacks.
+  SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets,
+                  TensorPath path = TensorPath::kMmaSync);
 
   int64_t matrices() const { return matrices_; }
   int64_t examples() const { return examples_; }
@@ -73,9 +75,11 @@ class SegmentGemmPlan {
   void launch(const uint8_t* active, const float* scales, const Finish& finish, cudaStream_t stream);
   void sum_slots(const uint8_t* active, double* squares, cudaStream_t stream);
 
+  TensorPath path_;
   int64_t matrices_, examples_, tiles_ = 0, elements_ = 0;
   DeviceArray<SegmentProduct> products_;
   DeviceArray<int64_t> offsets_, first_tile_, first_element_;
+  DeviceArray<uint8_t> maps_;  // of the wgmma path: tensor maps of each product
   DeviceArray<double> slots_;  // (tiles, examples, warps), example by example within a matrix
 };
 

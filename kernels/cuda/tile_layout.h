@@ -18,6 +18,8 @@ inline constexpr int kWarps = kThreads / 32;
 inline constexpr int kFragments = 4;  // of 16 rows, and of 8 columns, per warp
 inline constexpr int kOperandBytes = kTile * kDepth * 2;
 inline constexpr int kStageBytes = 2 * kOperandBytes;
+inline constexpr int kHalfOperand = kOperandBytes / 2;  // 64 rows, or 64 columns, of the tile
+inline constexpr int kPatternBytes = 1024;              // of the 128-byte swizzle: eight rows
 inline constexpr int kChunksPerThread = kOperandBytes / 16 / kThreads;
 
 // Byte offset of chunk `chunk` of row `row`. With 8 chunks a row this is the 128-byte swizzle of the tensor

@@ -49,5 +49,28 @@ TEST(NcclCommunicator, OfOneRankKeepsItsValues) {
   cudaFree(device);
 }
 
+template <typename Word>
+void expect_words_kept(NcclCommunicator& nccl) {
+  const std::vector<Word> words = {0, 5, ~Word{0}, Word{1} << (8 * sizeof(Word) - 1)};
+  const size_t bytes = words.size() * sizeof(Word);
+  Word* device = nullptr;
+  ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&device), bytes), cudaSuccess);
+  ASSERT_EQ(cudaMemcpy(device, words.data(), bytes, cudaMemcpyHostToDevice), cudaSuccess);
+  nccl.all_reduce_sum(device, words.size(), nullptr);
+  nccl.finish(nullptr);
+  std::vector<Word> result(words.size());
+  ASSERT_EQ(cudaMemcpy(result.data(), device, bytes, cudaMemcpyDeviceToHost), cudaSuccess);
+  EXPECT_EQ(result, words);
+  cudaFree(device);
+}
+
+TEST(NcclCommunicator, OfOneRankKeepsWordsOfBothWidths) {
+  if (!has_gpu()) GTEST_SKIP() << "not run: the collectives of NCCL need a GPU";
+  const auto host = make_self_communicator();
+  NcclCommunicator nccl(*host, 30s);
+  expect_words_kept<uint32_t>(nccl);
+  expect_words_kept<uint64_t>(nccl);
+}
+
 }  // namespace
 }  // namespace dpfa::comm

@@ -94,7 +94,7 @@ struct Avx512 {
   }
 };
 
-// Eight draws at once; the steps are those of discrete_draws in lanes.h.
+// Eight draws at once; the steps are those of alias_draw.h.
 void gathered_draws(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x) {
   const __m512i low_words = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
   const __m512i high_words = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);

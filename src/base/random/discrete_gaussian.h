@@ -50,12 +50,13 @@ class DiscreteGaussian {
   const std::vector<int64_t>& weights() const { return weights_; }  // 1, B, ..., B^L
   double base_stddev() const { return base_stddev_; }
   size_t rows() const { return table_.size() / 2; }
+  std::span<const uint64_t> table() const { return table_; }  // two words of each row, low word first
   Uint128 row(size_t r) const { return Uint128{table_[2 * r + 1]} << 64 | table_[2 * r]; }
 
  private:
   double stddev_, base_stddev_;
   std::vector<int64_t> weights_;
-  std::vector<uint64_t> table_;  // rows, low word first
+  std::vector<uint64_t> table_;
 };
 
 }  // namespace dpfa

@@ -9,13 +9,14 @@
 #include <cstdint>
 #include <span>
 
+#include "src/base/host_device.h"
 #include "src/base/stream_key.h"
 
 namespace dpfa {
 
 // floor((value + u) / 2^shift) for u = the upper `shift` bits of `word`: the fraction and the word are
 // compared as integers, so no bit of a large value is lost. 0 <= shift <= 32; |value| < 2^62.
-constexpr int64_t dithered(int64_t value, int shift, uint32_t word) {
+DPFA_HOST_DEVICE constexpr int64_t dithered(int64_t value, int shift, uint32_t word) {
   const uint64_t unit = uint64_t{1} << shift;
   const uint64_t fraction = static_cast<uint64_t>(value) & (unit - 1);
   const uint64_t up = fraction + (uint64_t{word} >> (32 - shift)) >= unit;

@@ -2,6 +2,7 @@
 // compiled once per instruction set.
 #pragma once
 
+#include "src/base/random/alias_draw.h"
 #include "src/base/random/lane_generators.h"
 
 namespace dpfa::random_internal {
@@ -123,21 +124,11 @@ void box_muller_array(const uint64_t* radius, const uint64_t* angle, size_t coun
   }
 }
 
-// One draw after the other, by selections instead of branches: a set of operations may bring its own.
+// One draw after the other: a set of operations may bring its own.
 template <class V>
 void discrete_draws(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x) {
-  const int shift = 64 - bits;
-  const uint64_t below_row = ~uint64_t{0} >> bits;
-  for (size_t i = 0; i < count; ++i) {
-    const uint64_t low = words[4 * i] | uint64_t{words[4 * i + 1]} << 32;
-    const uint64_t high = words[4 * i + 2] | uint64_t{words[4 * i + 3]} << 32;
-    const uint64_t* row = table + 2 * (high >> shift);
-    const uint64_t place = high & below_row, border = row[1] & below_row;
-    const uint64_t own = -static_cast<uint64_t>((place < border) | ((place == border) & (low < row[0])));
-    const uint64_t value = (row[1] ^ ((high ^ row[1]) & own)) >> shift;
-    const uint64_t sign = -(low & 1);
-    x[i] = static_cast<int64_t>((value ^ sign) - sign);
-  }
+  for (size_t i = 0; i < count; ++i, words += 4)
+    x[i] = alias_draw(table, bits, words[0] | uint64_t{words[1]} << 32, words[2] | uint64_t{words[3]} << 32);
 }
 
 template <class V>

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cuda/noisy_block.h"
+#include "kernels/cuda/scaled_sum.h"
 #include "kernels/noise.h"
 #include "kernels/optimizer_step.h"
 #include "src/base/random/normal.h"
@@ -43,6 +44,28 @@ std::vector<Int> some_sums(int64_t count) {
   for (int64_t i = 0; i < count; ++i)
     sum[i] = static_cast<int32_t>(static_cast<uint32_t>(i) * 2654435761u) >> 8;
   return sum;
+}
+
+// Equal entries, so that a rounding of all of them in one direction shows in the norm.
+TEST(ScaledSum, OfAnExampleStaysWithinTheClippingNorm) {
+  for (int entries = 1; entries < 60; ++entries)
+    for (const float entry : {0.03f, 1.7f, 400.0f}) {
+      const double norm = std::sqrt(entries) * entry;
+      const double factor = norm <= 1 ? 1 : 1 / norm;
+      const auto scale = static_cast<float>(factor * 0x1p20 * (1 - 0x1p-23));  // as clip_scales: not above
+      const double whole = std::abs(scaled_integer(scale, -entry)) * std::sqrt(entries);
+      EXPECT_LE(whole, std::min(norm, 1.0) * 0x1p20 + std::sqrt(entries) / 2) << entries << " x " << entry;
+      const double real = add_scaled(0, scale, entry) * std::sqrt(entries);
+      EXPECT_LE(real, std::min(norm, 1.0) * 0x1p20 * (1 + 0x1p-22)) << entries << " x " << entry;
+    }
+}
+
+TEST(ScaledSum, IsRoundedOnceAndToTheNearestEvenInteger) {
+  EXPECT_EQ(add_scaled(1, 1 + 0x1p-23f, 1 + 0x1p-23f), std::fma(1 + 0x1p-23f, 1 + 0x1p-23f, 1.0f));
+  EXPECT_EQ(add_scaled(-1, 1 + 0x1p-23f, 1 - 0x1p-23f), -0x1p-46f);
+  EXPECT_EQ(scaled_integer(1, 2.5f), 2);
+  EXPECT_EQ(scaled_integer(1, 3.5f), 4);
+  EXPECT_EQ(scaled_integer(-0.5f, 5), -2);
 }
 
 TEST(NormalsOfABlock, HaveTheBitsOfTheStreamForEveryGenerator) {

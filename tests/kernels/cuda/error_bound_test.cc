@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -201,6 +202,19 @@ TEST(GramBound, OfWhatWasNotComputedIsNeverCertifiedAndGivesFactorZero) {
   EXPECT_EQ(factor_of(nan, 1), 0);
   EXPECT_EQ(factor_of(infinity, 1), 0);
   EXPECT_EQ(factor_of(-1, 1), 0);
+}
+
+TEST(ClipFactor, IsZeroWhereOneSlotOfANormWasNotWritten) {
+  double unwritten;
+  std::memset(&unwritten, unwritten_byte(), sizeof(unwritten));
+  for (const size_t count : {1, 2, 31, 32, 33, 100})
+    for (size_t missing = 0; missing < count; missing += 7) {
+      std::vector<double> slots(count, 0.25);
+      slots[missing] = unwritten;
+      const double squared = ordered_sum(slots.data(), static_cast<int64_t>(count));
+      EXPECT_EQ(factor_of(squared, 1), 0) << "slot " << missing << " of " << count;
+      EXPECT_FALSE(is_certified(gram_result(squared, 0, 0, 1, 8, 8), 10, 8, 8));
+    }
 }
 
 TEST(ClipFactor, BringsEveryFiniteNormToAtMostTheClippingNorm) {

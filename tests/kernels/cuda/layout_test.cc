@@ -209,6 +209,24 @@ TEST(Registers, OfAWarpgroupAreThoseOfItsDefinition) {
   EXPECT_EQ(seen.size(), static_cast<size_t>(64 * kTile));
 }
 
+TEST(SharedMemory, OfTransposedWgmmaOperandsHoldsEveryNumberWhereItsDescriptorLooks) {
+  // PTX ISA, "Canonical layouts" of matrix descriptors: an operand whose side runs along rows of 128 bytes
+  // has number (side, depth) at side % 64 in row depth % 8 of a pattern of 1024 bytes, patterns of further
+  // depths the stride offset apart (kPatternBytes), of further sides the leading offset (kHalfOperand). A
+  // copy of 64 columns puts its rows of 128 bytes one behind the other; both swizzle chunks of 16 bytes
+  // alike.
+  std::set<int> seen;
+  for (int depth = 0; depth < kDepth; ++depth)
+    for (int side = 0; side < kTile; ++side) {
+      const int product = depth / 16, within = depth % 16;
+      const int described = 2 * kPatternBytes * product + within / 8 * kPatternBytes + within % 8 * 128 +
+                            side % 64 * 2 + side / 64 * kHalfOperand;
+      ASSERT_EQ(described, side / 64 * kHalfOperand + depth * 128 + side % 64 * 2) << side << ", " << depth;
+      seen.insert(described);
+    }
+  EXPECT_EQ(seen.size(), static_cast<size_t>(kTile * kDepth));
+}
+
 TEST(GramStep, ListsEveryColumnOfTheInputsAndOfEveryGroupOnce) {
   for (const int inputs : {1, 63, 64, 65, 200})
     for (const int width : {8, 64, 72, 130})

@@ -14,6 +14,20 @@ namespace {
 constexpr double kRounding = 1e-12;
 constexpr int kGridExponent = -20;
 
+// The path of all plans below: that of the case that runs.
+TensorPath tested_path = TensorPath::kMmaSync;
+
+// The case on every path that the device has.
+Case on_every_path(const char* name, void (*run)(Failures&)) {
+  return {name, [run](Failures& f) {
+            for (const TensorPath path : {TensorPath::kMmaSync, TensorPath::kWgmma}) {
+              if (path == TensorPath::kWgmma && compute_capability() != 90) continue;
+              tested_path = path;
+              run(f);
+            }
+          }};
+}
+
 // Two matrices one behind the other, the second tied to an embedding whose rows are added.
 struct Batch {
   Lengths lengths;
@@ -70,7 +84,7 @@ class Device {
          200,
          kFirst,
          {ids_.data(), rows_.data(), first_.data()}}};
-    plan_.emplace(products, offsets_);
+    plan_.emplace(products, offsets_, tested_path);
   }
   SegmentGemmPlan& plan() { return *plan_; }
   int64_t examples() const { return static_cast<int64_t>(offsets_.size()) - 1; }
@@ -304,16 +318,16 @@ void factors_and_scales_round_down(Failures& f) {
 }  // namespace
 
 std::vector<Case> product_cases() {
-  return {
-      {"SquaresAreThoseOfTheGradients", squares_are_those_of_the_gradients},
-      {"OnlyActiveExamplesAreMeasured", only_active_examples_are_measured},
-      {"NoExampleAddsMoreThanTheClippingNorm", no_example_adds_more_than_the_clipping_norm},
-      {"IntegersOfABatchAreTheSumOfThoseOfItsExamples",
-       integers_of_a_batch_are_the_sum_of_those_of_its_examples},
-      {"AnExampleThatIsNotFiniteIsLeftOut", an_example_that_is_not_finite_is_left_out},
-      {"MaterialisedGradientsAreMeasuredAfterRounding", materialised_gradients_are_measured_after_rounding},
-      {"FloatSumsAreWithinTheirBound", float_sums_are_within_their_bound},
-      {"FactorsAndScalesRoundDown", factors_and_scales_round_down}};
+  return {on_every_path("SquaresAreThoseOfTheGradients", squares_are_those_of_the_gradients),
+          on_every_path("OnlyActiveExamplesAreMeasured", only_active_examples_are_measured),
+          on_every_path("NoExampleAddsMoreThanTheClippingNorm", no_example_adds_more_than_the_clipping_norm),
+          on_every_path("IntegersOfABatchAreTheSumOfThoseOfItsExamples",
+                        integers_of_a_batch_are_the_sum_of_those_of_its_examples),
+          on_every_path("AnExampleThatIsNotFiniteIsLeftOut", an_example_that_is_not_finite_is_left_out),
+          on_every_path("MaterialisedGradientsAreMeasuredAfterRounding",
+                        materialised_gradients_are_measured_after_rounding),
+          on_every_path("FloatSumsAreWithinTheirBound", float_sums_are_within_their_bound),
+          on_every_path("FactorsAndScalesRoundDown", factors_and_scales_round_down)};
 }
 
 }  // namespace dpfa::kernels::cuda::suite

@@ -1,21 +1,29 @@
-# cmake -DFOLDER=... -DARCHITECTURES=sm_80,... -P ptxas_test.cmake
+# cmake -DFOLDERS=...,... -DARCHITECTURES=sm_80,... -P ptxas_test.cmake
 #
-# What ptxas said of the kernels for norms, products and updates: none spills registers or keeps arrays in memory, on any
+# What ptxas said of the kernels for norms, products, updates and secure sums: none spills registers or keeps arrays in memory, on any
 # architecture, and none of them is missing from the reports.
 
 cmake_minimum_required(VERSION 3.25)
 
 string(REPLACE "," ";" architectures "${ARCHITECTURES}")
+string(REPLACE "," ";" folders "${FOLDERS}")
 # Part of the mangled name, and how many kernels have it.
-set(kernels gram_tiles_kernel gram_wgmma_kernel segment_gemm_kernel noisy_step_kernel)
+set(kernels gram_tiles_kernel gram_wgmma_kernel segment_gemm_kernel segment_wgmma_kernel noisy_step_kernel make_words_kernel read_words_kernel)
 set(count_gram_tiles_kernel 1)
 set(count_gram_wgmma_kernel 1)
 set(count_segment_gemm_kernel 4)
+set(count_segment_wgmma_kernel 4)
 set(count_noisy_step_kernel 16)  # two generators, two integer types, one writer and three updates
+set(count_make_words_kernel 6)   # three widths, of a rank's sum and of plain lanes
+set(count_read_words_kernel 3)
 
-file(GLOB_RECURSE reports ${FOLDER}/*.ptxas)
+set(reports)
+foreach(folder ${folders})
+  file(GLOB_RECURSE of_folder ${folder}/*.ptxas)
+  list(APPEND reports ${of_folder})
+endforeach()
 if(NOT reports)
-  message(FATAL_ERROR "no report of ptxas under ${FOLDER}: were the kernels compiled?")
+  message(FATAL_ERROR "no report of ptxas under ${FOLDERS}: were the kernels compiled?")
 endif()
 
 foreach(report ${reports})

@@ -48,10 +48,13 @@ std::vector<Case> gram_cases();
 std::vector<Case> product_cases();
 std::vector<Case> reducer_cases();
 std::vector<Case> noise_cases();
+std::vector<Case> pass_cases();    // tests/comm/cuda
+std::vector<Case> bucket_cases();  // the same; none where NCCL is not built
 
 inline std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (const auto& cases : {gram_cases(), product_cases(), reducer_cases(), noise_cases()})
+  for (const auto& cases :
+       {gram_cases(), product_cases(), reducer_cases(), noise_cases(), pass_cases(), bucket_cases()})
     all.insert(all.end(), cases.begin(), cases.end());
   return all;
 }

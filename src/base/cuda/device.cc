@@ -1,6 +1,6 @@
-#include "kernels/cuda/device.h"
+#include "src/base/cuda/device.h"
 
-namespace dpfa::kernels::cuda {
+namespace dpfa::cuda {
 
 void check(cudaError_t result, const std::string& what) {
   if (result == cudaSuccess) return;
@@ -52,4 +52,4 @@ void allow_shared_memory(const void* kernel, int64_t bytes, const char* name) {
         "shared memory of " + std::to_string(bytes) + " bytes for the kernel " + name);
 }
 
-}  // namespace dpfa::kernels::cuda
+}  // namespace dpfa::cuda

@@ -1,0 +1,74 @@
+// RankContribution::make (rank_contribution.h) as the code of one thread: sixteen lanes, as many as one
+// ChaCha20 block dithers, on the host and on a CUDA device. The same bits: the same words of the same
+// streams, whole numbers only.
+#pragma once
+
+#include "src/base/random/alias_draw.h"
+#include "src/base/random/dither.h"
+#include "src/base/random/scalar_lane.h"
+
+namespace dpfa::random_internal {
+
+inline constexpr int kShareLanes = 16;
+
+// What a rank's contribution is made of (RankShare, DiscreteGaussian) as a device sees it.
+struct ShareTables {
+  uint32_t noise_key[8], dither_key[8];
+  uint64_t draw;
+  int64_t clamp;
+  int32_t dither_shift;
+  int32_t levels, table_bits;
+  const int64_t* weights;  // (levels): DiscreteGaussian::weights
+  const uint64_t* table;   // (2^table_bits, 2): DiscreteGaussian::table
+};
+
+namespace {
+
+// lanes[i stride] := the noise of element first + i modulo 2^32, i < 16; `first` is a multiple of 16. The
+// table may be a copy of share.table in faster memory.
+DPFA_LANE void noise_lanes(const ShareTables& share, const uint64_t* table, uint64_t first, uint32_t* lanes,
+                           int stride) {
+  const auto levels = static_cast<uint64_t>(share.levels);
+  const uint64_t first_block = first / 4 * levels;  // a sample has 4 words of each level
+  int32_t level = 0;
+  uint32_t sum = 0;
+  for (uint64_t block = 0; block < 4 * levels; ++block) {
+    uint32_t words[16];
+    chacha20<ScalarLane>({share.noise_key, share.draw}, first_block + block, 0u, words);
+    for (int draw = 0; draw < 4; ++draw) {
+      const uint32_t* w = words + 4 * draw;
+      const int64_t x =
+          alias_draw(table, share.table_bits, w[0] | uint64_t{w[1]} << 32, w[2] | uint64_t{w[3]} << 32);
+      sum += static_cast<uint32_t>(share.weights[level]) * static_cast<uint32_t>(x);
+      if (++level < share.levels) continue;
+      *lanes = sum;
+      lanes += stride;
+      level = 0;
+      sum = 0;
+    }
+  }
+}
+
+// lanes[i stride] += clamp(dither(sum[i])) of element first + i modulo 2^32 for i < count; lanes from `count`
+// on, up to 16, become 0.
+DPFA_LANE void add_cut_sums(const ShareTables& share, uint64_t first, const int64_t* sum, int count,
+                            uint32_t* lanes, int stride) {
+  uint32_t words[16] = {};
+  if (share.dither_shift != 0)
+    chacha20<ScalarLane>({share.dither_key, share.draw}, first / kShareLanes, 0u, words);
+  DPFA_UNROLL
+  for (int i = 0; i < kShareLanes; ++i) {
+    uint32_t lane = 0;
+    if (i < count) {
+      const int64_t rounded = dithered(sum[i], share.dither_shift, words[i]);
+      const int64_t cut = rounded > share.clamp    ? share.clamp
+                          : rounded < -share.clamp ? -share.clamp
+                                                   : rounded;
+      lane = lanes[i * stride] + static_cast<uint32_t>(cut);
+    }
+    lanes[i * stride] = lane;
+  }
+}
+
+}  // namespace
+}  // namespace dpfa::random_internal
