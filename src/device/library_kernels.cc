@@ -135,7 +135,8 @@ class LibraryKernels final : public kernels::ExampleKernels {
     return product.index_add_(0, group_ids_.narrow(0, first, count), extra.to(product.scalar_type()));
   }
   void add_square(const at::Tensor& values, double* square) const {
-    view(square, {}).add_(values.to(at::kDouble).square_().sum());
+    view(square, {}).add_(
+        at::linalg_vector_norm(values, 2, /*dim=*/at::OptionalIntArrayRef(), /*keepdim=*/false, at::kDouble).square_());
   }
   // By selection, not by a product with 0.
   void add_scaled(const at::Tensor& values, const float* scale, int32_t* sum) const {
