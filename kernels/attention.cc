@@ -64,7 +64,7 @@ Exact probabilities_of(const AttentionShape& s, const at::Tensor& q, const at::T
 }
 
 FusedGradients exact_backward(const AttentionShape& s, const at::Tensor& g, const at::Tensor& q,
-                         const at::Tensor& k, const at::Tensor& v) {
+                              const at::Tensor& k, const at::Tensor& v) {
   const auto [p, scale] = probabilities_of(s, q, k);
   const at::Tensor dp = at::matmul(g, v.transpose(2, 3));
   const at::Tensor ds = p.mul(dp.sub(dp.mul(p).sum(-1, /*keepdim=*/true))).mul_(scale);

@@ -22,8 +22,8 @@ namespace dpfa::kernels {
 
 enum class Element { kBFloat16, kFloat, kDouble };
 
-// A matrix parameter, row-major at `offset` of the parameter vector; example b's gradient is left_b^T right_b,
-// left (N, rows), right (N, columns) at strides in elements.
+// A matrix parameter, row-major at `offset` of the parameter vector; example b's gradient is left_b^T
+// right_b, left (N, rows), right (N, columns) at strides in elements.
 struct ExampleMatrix {
   const void* left;
   int64_t left_stride, rows;

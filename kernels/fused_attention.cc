@@ -31,7 +31,13 @@ FusedAttention fused_attention(const at::Tensor& q, const at::Tensor& k, const a
     case Kernel::kFlash: {
       auto [out, logsumexp, query_starts, key_starts, longest_query, longest_key, seed, offset, unused] =
           at::_scaled_dot_product_flash_attention(q, k, v, kNoDropout, causal);
-      call = {out, logsumexp, query_starts, key_starts, seed, offset, longest_query.expect_int(),
+      call = {out,
+              logsumexp,
+              query_starts,
+              key_starts,
+              seed,
+              offset,
+              longest_query.expect_int(),
               longest_key.expect_int()};
       break;
     }

@@ -1,5 +1,5 @@
-// One call of the fused attention that LibTorch has for the tensors' device and type: softmax(q k^T D^(-1/2)) v
-// without a T x T matrix, and its backward pass.
+// One call of the fused attention that LibTorch has for the tensors' device and type: softmax(q k^T D^(-1/2))
+// v without a T x T matrix, and its backward pass.
 //
 // q, k, v (B, H, T, D) at any strides with the last one 1, T >= 1. On CPUs: f32, bf16, f64. On GPUs: bf16 by
 // flash attention (D a multiple of 8), f32 by the memory-efficient one (D a multiple of 4); the backward pass

@@ -82,16 +82,17 @@ class CudaExampleKernels final : public ExampleKernels {
   void cross_terms(const TiedTable& table, double* terms, double* magnitudes) override {
     if (!cross_ || cross_columns_ != table.n) cross_.emplace(offsets_, table.n);
     cross_columns_ = table.n;
-    cross_->run({bits(table.g), bits(table.h), bits(table.z), table.n, table.n, table.z_stride, device_ids_.data()},
-                terms, magnitudes, stream_);
+    cross_->run(
+        {bits(table.g), bits(table.h), bits(table.z), table.n, table.n, table.z_stride, device_ids_.data()},
+        terms, magnitudes, stream_);
   }
   void tied_norm(const TiedTable& table, const double* terms, const double* magnitudes) override {
     DPFA_CHECK(unit_of_[table.matrix] >= 0, "matrix ", table.matrix, " has no Gram norm");
     const ExampleMatrix& m = matrices_[table.matrix];
     const int64_t first = unit_of_[table.matrix] * examples();
     join_tied_rows(device_offsets_.data(), examples(), m.rows, m.columns,
-                   {table.row_squares, terms, magnitudes}, gram_->results() + first, gram_->certified() + first,
-                   stream_);
+                   {table.row_squares, terms, magnitudes}, gram_->results() + first,
+                   gram_->certified() + first, stream_);
   }
   void add_matrix_squares(const uint8_t* selected, double* squares) override;
   void add_products(const float* scales, int32_t* sum) override {
@@ -103,12 +104,12 @@ class CudaExampleKernels final : public ExampleKernels {
     cuda::clip_scales(squares, selected, examples(), max_grad_norm, grid_exponent, factors, scales, stream_);
   }
 
-  void release(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale, const AdamwStep& step,
-               int32_t* sum, const UpdateState& state) override {
+  void release(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale,
+               const AdamwStep& step, int32_t* sum, const UpdateState& state) override {
     update(key, draw, spec, scale, step, sum, state);
   }
-  void release(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale, const AdamwStep& step,
-               int64_t* sum, const UpdateState& state) override {
+  void release(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale,
+               const AdamwStep& step, int64_t* sum, const UpdateState& state) override {
     update(key, draw, spec, scale, step, sum, state);
   }
 
@@ -118,7 +119,8 @@ class CudaExampleKernels final : public ExampleKernels {
   template <typename Int>
   void update(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale, const AdamwStep& step,
               Int* sum, const UpdateState& s) {
-    adamw_step<Int>({key, draw, spec, scale}, step, decay_, 0, sum, {s.m, s.v, s.weights, s.compute}, stream_);
+    adamw_step<Int>({key, draw, spec, scale}, step, decay_, 0, sum, {s.m, s.v, s.weights, s.compute},
+                    stream_);
   }
 
   DecayRanges decay_;
@@ -149,7 +151,8 @@ void CudaExampleKernels::set_matrices(std::span<const ExampleMatrix> matrices) {
     products.back().extra = {groups_->ids.data(), m.extra_rows, groups_->first_group.data()};
     has_extra = true;
   }
-  const std::pair group_tables{groups_->ids.data(), groups_->first_group.data()};
+  const std::pair<const int64_t*, const int64_t*> group_tables{groups_->ids.data(),
+                                                               groups_->first_group.data()};
   if (!same || (has_extra && group_tables != group_tables_)) products_.emplace(products, offsets_);
   group_tables_ = group_tables;
   if (same) return;
@@ -178,8 +181,8 @@ void CudaExampleKernels::add_matrix_squares(const uint8_t* selected, double* squ
   const GramResult* results = gram_ ? gram_->results() : nullptr;
   choose_direct(certified, unit_matrix_.data(), units, count, selected, examples(), active_.data(), stream_);
   products_->squares(active_.data(), direct_.data(), stream_);
-  cuda::add_matrix_squares(results, unit_matrix_.data(), units, direct_.data(), active_.data(), count, examples(),
-                           squares, stream_);
+  cuda::add_matrix_squares(results, unit_matrix_.data(), units, direct_.data(), active_.data(), count,
+                           examples(), squares, stream_);
 }
 
 }  // namespace

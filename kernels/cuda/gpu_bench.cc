@@ -215,15 +215,15 @@ void print(const std::vector<Timing>& timings, const BenchShape& s, const char* 
 
 int run(int argc, char** argv) {
   BenchShape s;
-  const std::map<std::string, int64_t*> options = {{"--layers", &s.layers},     {"--width", &s.width},
-                                                   {"--vocab", &s.vocab},       {"--batch", &s.batch},
-                                                   {"--sequence", &s.sequence}, {"--repeats", &s.repeats},
-                                                   {"--slots", &s.slots}};
+  const std::map<std::string, int64_t*> options = {
+      {"--layers", &s.layers},     {"--width", &s.width},     {"--vocab", &s.vocab}, {"--batch", &s.batch},
+      {"--sequence", &s.sequence}, {"--repeats", &s.repeats}, {"--slots", &s.slots}};
   const std::map<std::string, std::vector<Timing> (*)(const BenchShape&)> verbs = {
       {"norms", bench_norms}, {"noise", bench_noise}, {"products", bench_products}, {"step", bench_step}};
   const std::string usage =
       "gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] "
-      "[--repeats N] [--slots N] [--compute bf16|fp32], each number at least 1; --slots and --compute for step";
+      "[--repeats N] [--slots N] [--compute bf16|fp32], each number at least 1; --slots and --compute for "
+      "step";
   const auto verb = verbs.find(argc > 1 ? argv[1] : "");
   if (verb == verbs.end() || argc % 2 != 0) throw ConfigError(usage);
   for (int i = 2; i < argc; i += 2) {

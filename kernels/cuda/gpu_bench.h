@@ -54,8 +54,8 @@ inline std::string shape_text(const BenchShape& s, int64_t parameters) {
          std::to_string(s.sequence) + "/" + s.compute;
 }
 
-// `gpu_bench step`: whole private steps beside the same engine's without privacy. In src/device where LibTorch
-// is built in; otherwise it throws Unsupported.
+// `gpu_bench step`: whole private steps beside the same engine's without privacy. In src/device where
+// LibTorch is built in; otherwise it throws Unsupported.
 std::vector<Timing> bench_step(const BenchShape& shape);
 
 }  // namespace dpfa::kernels::cuda

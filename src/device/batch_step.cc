@@ -14,8 +14,7 @@ class BatchGradient final : public model::GradientVisitor {
 
   void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
     const at::Tensor &left = record.row_operand(), &right = record.column_operand();
-    at::Tensor target =
-        part(record.offset, left.size(1) * right.size(1)).view({left.size(1), right.size(1)});
+    at::Tensor target = part(record.offset, left.size(1) * right.size(1)).view({left.size(1), right.size(1)});
     if (left.scalar_type() != at::kFloat)
       put(target, at::mm(left.t(), right));
     else if (overwrite_)
@@ -79,21 +78,23 @@ void BatchStep::update(const kernels::AdamwStep& step, double divisor) {
   c10::InferenceMode guard;
   if (is_empty_) gradient_.zero_();
   gradient_.div_(divisor);
-  const at::Tensor number =
-      at::full({}, static_cast<double>(step.step), parameters_.weights.options());
+  const at::Tensor number = at::full({}, static_cast<double>(step.step), parameters_.weights.options());
   for (const bool decays : {true, false}) {
     std::vector<at::Tensor> weights, gradients, m, v, numbers;
     for (const kernels::DecayRange& range : decay_) {
       if (range.decays != decays || range.begin == range.end) continue;
-      const auto part = [&](const at::Tensor& all) { return all.narrow(0, range.begin, range.end - range.begin); };
+      const auto part = [&](const at::Tensor& all) {
+        return all.narrow(0, range.begin, range.end - range.begin);
+      };
       weights.push_back(part(parameters_.weights));
       gradients.push_back(part(gradient_));
       m.push_back(part(parameters_.m));
       v.push_back(part(parameters_.v));
       numbers.push_back(number);
     }
-    at::_fused_adamw_(weights, gradients, m, v, /*max_exp_avg_sqs=*/{}, numbers, step.learning_rate, step.beta1,
-                      step.beta2, decays ? step.weight_decay : 0.0, step.epsilon, /*amsgrad=*/false,
+    at::_fused_adamw_(weights, gradients, m, v, /*max_exp_avg_sqs=*/{}, numbers, step.learning_rate,
+                      step.beta1, step.beta2, decays ? step.weight_decay : 0.0, step.epsilon,
+                      /*amsgrad=*/false,
                       /*maximize=*/false);
   }
   is_empty_ = true;

@@ -16,20 +16,9 @@ namespace dpfa::device {
 namespace {
 
 // One contribution moves a coordinate by at most 2^23 (1 + slack) + 1 units: so many fit 32 bits.
-constexpr int64_t kFlushEvery = std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + (int64_t{1} << 15) + 1);
+constexpr int64_t kFlushEvery =
+    std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + (int64_t{1} << 15) + 1);
 constexpr int64_t kTile = 128;  // of a Gram matrix on the device
-
-kernels::Element element_of(at::ScalarType type) {
-  switch (type) {
-    case at::kBFloat16:
-      return kernels::Element::kBFloat16;
-    case at::kFloat:
-      return kernels::Element::kFloat;
-    default:
-      DPFA_CHECK(type == at::kDouble, c10::toString(type));
-      return kernels::Element::kDouble;
-  }
-}
 
 int64_t stride_of(const at::Tensor& rows) {
   DPFA_CHECK(rows.dim() == 2 && rows.stride(1) == 1);
@@ -42,6 +31,18 @@ const void* contiguous(const at::Tensor& rows) {
 }
 
 }  // namespace
+
+kernels::Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kBFloat16:
+      return kernels::Element::kBFloat16;
+    case at::kFloat:
+      return kernels::Element::kFloat;
+    default:
+      DPFA_CHECK(type == at::kDouble, c10::toString(type));
+      return kernels::Element::kDouble;
+  }
+}
 
 bool prefers_gram(int64_t tokens, int64_t inputs, int64_t outputs) {
   return (tokens + kTile) * (inputs + outputs) < 2 * inputs * outputs;
@@ -109,7 +110,8 @@ class ClippedStep::Pass final : public model::GradientVisitor {
       kernels_.add_integers(vector.per_example.const_data_ptr<float>(), vector.per_example.size(1), scales,
                             sum + vector.offset);
     const at::Tensor& g = embedding_->row_gradient;
-    kernels_.add_position_integers(contiguous(g), g.size(1), scales, tokens_, sum + embedding_->position_offset);
+    kernels_.add_position_integers(contiguous(g), g.size(1), scales, tokens_,
+                                   sum + embedding_->position_offset);
     if (!embedding_->tied_head)
       kernels_.add_row_integers(rows_.const_data_ptr<float>(), g.size(1), scales,
                                 sum + embedding_->token_offset);
@@ -117,7 +119,9 @@ class ClippedStep::Pass final : public model::GradientVisitor {
   }
 
  private:
-  at::TensorOptions floats() const { return at::TensorOptions().dtype(at::kFloat).device(step_.model_.device()); }
+  at::TensorOptions floats() const {
+    return at::TensorOptions().dtype(at::kFloat).device(step_.model_.device());
+  }
   at::TensorOptions doubles() const { return floats().dtype(at::kDouble); }
 
   float* add_vector(const at::Tensor& g, int64_t offset) {
@@ -147,9 +151,10 @@ class ClippedStep::Pass final : public model::GradientVisitor {
     const kernels::LinearRecord& head = linears_[*embedding_->tied_head];
     const at::Tensor& g = embedding_->row_gradient;
     at::Tensor terms = at::empty({examples_}, doubles()), magnitudes = at::empty({examples_}, doubles());
-    const kernels::TiedTable table = {static_cast<int64_t>(*embedding_->tied_head), contiguous(g),
-                                      contiguous(head.input), head.output_gradient.const_data_ptr(), g.size(1),
-                                      stride_of(head.output_gradient), row_squares.const_data_ptr<double>()};
+    const kernels::TiedTable table = {
+        static_cast<int64_t>(*embedding_->tied_head), contiguous(g), contiguous(head.input),
+        head.output_gradient.const_data_ptr(),        g.size(1),     stride_of(head.output_gradient),
+        row_squares.const_data_ptr<double>()};
     kernels_.cross_terms(table, terms.data_ptr<double>(), magnitudes.data_ptr<double>());
     if (DPFA_PLANT("tied_norm_no_cross")) terms.zero_();
     kernels_.tied_norm(table, terms.const_data_ptr<double>(), magnitudes.const_data_ptr<double>());

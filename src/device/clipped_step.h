@@ -42,7 +42,7 @@ struct StepNumbers {
   double max_grad_norm;
   int grid_exponent;  // one unit of the sum is 2^grid_exponent; at least max_grad_norm x 2^-23
   kernels::NoiseSpec noise;
-  double divisor;  // public
+  double divisor;                          // public
   NormChoice norms = NormChoice::kByCost;  // of matrices; all give the same up to the certified slack
 };
 
@@ -77,13 +77,16 @@ class ClippedStep {
   kernels::ExampleKernels& kernels_;
   Parameters& parameters_;
   std::function<void(Phase)> on_phase_;
-  at::Tensor sum_;               // (P) i32
-  at::Tensor wide_;              // (P) i64; undefined until the first flush
+  at::Tensor sum_;                // (P) i32
+  at::Tensor wide_;               // (P) i64; undefined until the first flush
   at::Tensor squares_, factors_;  // (B) f64 of the last microbatch: private, for tests
-  int64_t since_flush_ = 0;      // contributions in sum_
-  int64_t microbatches_ = 0;     // of this draw; read by planted bugs only
+  int64_t since_flush_ = 0;       // contributions in sum_
+  int64_t microbatches_ = 0;      // of this draw; read by planted bugs only
   int64_t last_draw_ = -1;
 };
+
+// The operands' type of kernels for a model that computes in f32, bf16 or f64.
+kernels::Element element_of(at::ScalarType compute);
 
 // Whether Gram matrices cost fewer operations than the gradient itself: (T + tile)(d + p) < 2 d p.
 bool prefers_gram(int64_t tokens, int64_t inputs, int64_t outputs);

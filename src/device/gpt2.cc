@@ -98,7 +98,8 @@ at::Tensor Gpt2::State::embed() const {
 }
 
 void Gpt2::State::make_logits() {
-  const int64_t rows = offsets.back(), columns = (shape.vocab + kLogitMultiple - 1) / kLogitMultiple * kLogitMultiple;
+  const int64_t rows = offsets.back(),
+                columns = (shape.vocab + kLogitMultiple - 1) / kLogitMultiple * kLogitMultiple;
   if (!logits_memory.defined() || logits_memory.size(0) < rows)
     logits_memory = at::empty({rows, columns}, weights.head.options());
   logits = logits_memory.narrow(0, 0, rows).narrow(1, 0, shape.vocab);

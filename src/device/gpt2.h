@@ -1,4 +1,5 @@
-// GPT-2's forward pass and explicit backward pass from LibTorch's own operations, on the device of its weights.
+// GPT-2's forward pass and explicit backward pass from LibTorch's own operations, on the device of its
+// weights.
 //
 // The mathematics, parameters, batches and visitors are those of src/model/gpt2.h, without dropout; its CPU
 // kernels are replaced by at:: operations, so that a GPU runs it. Like there, examples lie one behind another

@@ -45,8 +45,12 @@ class Tokens {
     };
     for (int64_t first = 0; first < s_.batch; first += slots) {
       const int64_t count = std::min(slots, s_.batch - first), rows = count * s_.sequence;
-      f(model::Batch{count, s_.sequence, part(ids_, first * s_.sequence, rows),
-                     part(ids_, first * s_.sequence + 1, rows), part(weights_, first, count), {}});
+      f(model::Batch{count,
+                     s_.sequence,
+                     part(ids_, first * s_.sequence, rows),
+                     part(ids_, first * s_.sequence + 1, rows),
+                     part(weights_, first, count),
+                     {}});
     }
   }
 
@@ -95,7 +99,10 @@ class PrivateStep {
                                   trained_.shape.parameter_count(), nullptr)),
         library_(device::make_library_kernels(trained_.type, at::kCUDA, *own_)),
         // Noise 1, sensitivity 1, a divisor of the batch size: numbers that a plan would have.
-        step_({1, -22, {.stddev_in_grid_units = 0x1p22}, static_cast<double>(s.batch),
+        step_({1,
+               -22,
+               {.stddev_in_grid_units = 0x1p22},
+               static_cast<double>(s.batch),
                s.compute == "bf16" ? device::NormChoice::kByCost : device::NormChoice::kDirect},
               trained_.model, s.compute == "bf16" ? *own_ : *library_, trained_.parameters) {}
 
@@ -145,8 +152,8 @@ class PlainStep {
   int64_t count_ = 0;
 };
 
-// What a step alone takes of the device. LibTorch keeps what it once took, so what is in use after two steps is
-// their peak, its own rounding included.
+// What a step alone takes of the device. LibTorch keeps what it once took, so what is in use after two steps
+// is their peak, its own rounding included.
 template <typename Step>
 double peak_mib(const BenchShape& s, Tokens& tokens) {
   const double before = used_mib();

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/token_groups.h"
 #include "src/base/check.h"
+#include "src/device/clipped_step.h"
 #include "src/device/upload.h"
 
 namespace dpfa::device {
@@ -16,16 +17,7 @@ class LibraryKernels final : public kernels::ExampleKernels {
   LibraryKernels(at::ScalarType type, at::Device device, kernels::ExampleKernels& others)
       : options_(at::TensorOptions().dtype(type).device(device)), others_(others) {}
 
-  kernels::Element element() const override {
-    switch (options_.dtype().toScalarType()) {
-      case at::kFloat:
-        return kernels::Element::kFloat;
-      case at::kBFloat16:
-        return kernels::Element::kBFloat16;
-      default:
-        return kernels::Element::kDouble;
-    }
-  }
+  kernels::Element element() const override { return element_of(options_.dtype().toScalarType()); }
   void set_examples(std::span<const int64_t> offsets, std::span<const int64_t> ids) override {
     others_.set_examples(offsets, ids);
     offsets_.assign(offsets.begin(), offsets.end());
@@ -55,7 +47,8 @@ class LibraryKernels final : public kernels::ExampleKernels {
   int64_t groups() const override { return static_cast<int64_t>(groups_.ids.size()); }
   void embedding_rows(const void* g, int64_t n, float* out) override {
     at::Tensor sums_of_groups = at::zeros({groups(), n}, options_.dtype(at::kDouble));
-    floats(out, {groups(), n}).copy_(sums_of_groups.index_add_(0, group_of_row_, rows(g, n, n).to(at::kDouble)));
+    floats(out, {groups(), n})
+        .copy_(sums_of_groups.index_add_(0, group_of_row_, rows(g, n, n).to(at::kDouble)));
   }
   void add_row_squares(const float* values, int64_t n, double* squares) override {
     others_.add_row_squares(values, n, squares);
@@ -77,7 +70,9 @@ class LibraryKernels final : public kernels::ExampleKernels {
     matrices_.assign(matrices.begin(), matrices.end());
   }
   void gram_norms() override {}
-  void cross_terms(const kernels::TiedTable&, double*, double*) override { DPFA_CHECK(false, "no Gram norm"); }
+  void cross_terms(const kernels::TiedTable&, double*, double*) override {
+    DPFA_CHECK(false, "no Gram norm");
+  }
   void tied_norm(const kernels::TiedTable&, const double*, const double*) override {
     DPFA_CHECK(false, "no Gram norm");
   }
@@ -135,8 +130,10 @@ class LibraryKernels final : public kernels::ExampleKernels {
     return product.index_add_(0, group_ids_.narrow(0, first, count), extra.to(product.scalar_type()));
   }
   void add_square(const at::Tensor& values, double* square) const {
-    view(square, {}).add_(
-        at::linalg_vector_norm(values, 2, /*dim=*/at::OptionalIntArrayRef(), /*keepdim=*/false, at::kDouble).square_());
+    view(square, {})
+        .add_(at::linalg_vector_norm(values, 2, /*dim=*/at::OptionalIntArrayRef(), /*keepdim=*/false,
+                                     at::kDouble)
+                  .square_());
   }
   // By selection, not by a product with 0.
   void add_scaled(const at::Tensor& values, const float* scale, int32_t* sum) const {

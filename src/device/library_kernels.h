@@ -14,9 +14,9 @@
 
 namespace dpfa::device {
 
-// `others` does what does not depend on the operands' type: squares and integers of f32 vectors and rows, clip
-// factors, the release. It must outlive the result; its own element type may be any. type: f32, bf16 or f64;
-// f32 products on a GPU are of f32 (no TF32) unless LibTorch is told otherwise.
+// `others` does what does not depend on the operands' type: squares and integers of f32 vectors and rows,
+// clip factors, the release. It must outlive the result; its own element type may be any. type: f32, bf16 or
+// f64; f32 products on a GPU are of f32 (no TF32) unless LibTorch is told otherwise.
 std::unique_ptr<kernels::ExampleKernels> make_library_kernels(at::ScalarType type, at::Device device,
                                                               kernels::ExampleKernels& others);
 

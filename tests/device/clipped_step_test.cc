@@ -46,13 +46,11 @@ const StreamKey kKey({1, 2, 3, 4, 5, 6, 7, 8});
 constexpr kernels::AdamwStep kAdamw = {1e-3, 0.9, 0.95, 1e-8, 0.1, 1};
 
 std::vector<Example> made_examples() {
-  std::vector<Example> examples = {test::random_example(1, kTokens, kVocab),
-                                   test::repeated_example(7, kTokens),
-                                   test::padded_example(2, 9, kTokens, kVocab),
-                                   test::padded_example(3, 1, kTokens, kVocab),
-                                   test::without_targets(4, kTokens, kVocab),
-                                   test::random_example(5, kTokens, kVocab),
-                                   test::random_example(6, kTokens, kVocab)};
+  std::vector<Example> examples = {
+      test::random_example(1, kTokens, kVocab),    test::repeated_example(7, kTokens),
+      test::padded_example(2, 9, kTokens, kVocab), test::padded_example(3, 1, kTokens, kVocab),
+      test::without_targets(4, kTokens, kVocab),   test::random_example(5, kTokens, kVocab),
+      test::random_example(6, kTokens, kVocab)};
   for (Example& example : examples)
     for (int64_t& id : example.ids) id = id == kPoisoned ? kPoisoned + 1 : id;
   examples.back().ids[0] = kPoisoned;
@@ -72,9 +70,8 @@ struct Setting {
 
 std::ostream& operator<<(std::ostream& out, const Setting& s) {
   return out << c10::toString(s.compute) << (s.tied ? ", tied" : ", untied")
-             << (s.norms == NormChoice::kGram ? ", Gram" : ", direct")
-             << (s.library ? ", LibTorch" : "") << (s.ragged ? ", ragged" : "")
-             << ", C = " << s.max_grad_norm;
+             << (s.norms == NormChoice::kGram ? ", Gram" : ", direct") << (s.library ? ", LibTorch" : "")
+             << (s.ragged ? ", ragged" : "") << ", C = " << s.max_grad_norm;
 }
 
 plan::Gpt2Shape tiny_shape(bool tied) {
@@ -84,8 +81,7 @@ plan::Gpt2Shape tiny_shape(bool tied) {
 // Model, kernels and step of one setting.
 class Engine {
  public:
-  explicit Engine(const Setting& s)
-      : Engine(s, tiny_shape(s.tied), {}) {}
+  explicit Engine(const Setting& s) : Engine(s, tiny_shape(s.tied), {}) {}
   Engine(const Setting& s, const plan::Gpt2Shape& model_shape, std::vector<float> weights)
       : setting(s),
         shape(model_shape),
@@ -93,7 +89,8 @@ class Engine {
         grid_exponent(static_cast<int>(std::ceil(std::log2(s.max_grad_norm))) - 22),
         parameters(initial, s.compute, at::kCPU),
         model(shape, s.compute, at::kCPU),
-        host(test::make_host_kernels(s.compute, model::decay_ranges(model::gpt2_parameters(shape)), &calls)),
+        host(test::make_host_kernels(element_of(s.compute),
+                                     model::decay_ranges(model::gpt2_parameters(shape)), &calls)),
         library(make_library_kernels(s.compute, at::kCPU, *host)),
         step({s.max_grad_norm, grid_exponent, {s.stddev}, 4, s.norms}, model, s.library ? *library : *host,
              parameters) {
@@ -194,7 +191,8 @@ TEST(ClippedStep, NoRecordContributesMoreThanTheClippingNorm) {
       for (const int64_t e : {0, 1, 3}) {
         Engine engine(s);
         engine.accumulate(examples, std::span(&e, 1), 1);
-        EXPECT_LE(engine.norm(), clip * (1 + kernels::kGramSlack) + engine.rounding()) << s << ", example " << e;
+        EXPECT_LE(engine.norm(), clip * (1 + kernels::kGramSlack) + engine.rounding())
+            << s << ", example " << e;
         EXPECT_GT(engine.norm(), 0) << s << ", example " << e;
       }
     }
@@ -233,7 +231,8 @@ TEST(ClippedStep, ANonFiniteRecordChangesNothing) {
   const std::vector<Example> examples = made_examples();
   for (Setting s : settings()) {
     if (s.tied) continue;
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
       const plan::Gpt2Shape shape = tiny_shape(s.tied);
       std::vector<float> weights = test::made_parameters(shape);
       weights[kPoisoned * shape.width + 3] = bad;
@@ -282,7 +281,8 @@ TEST(ClippedStep, AReleaseHasTheNoiseOfItsDrawOnce) {
       kernels::add_noise(kKey, 9, 0, {s.stddev}, engine.grid() / 4, std::span<const int64_t>(sum), gradient);
       std::vector<float> m(sum.size()), v(sum.size()), weights = engine.initial;
       kernels::adamw_step(kAdamw, model::decay_ranges(model::gpt2_parameters(engine.shape)),
-                          [&](int64_t begin, std::span<float>) { return gradient.data() + begin; }, m, v, weights, {});
+                          [&](int64_t begin, std::span<float>) { return gradient.data() + begin; }, m, v,
+                          weights, {});
       engine.step.release(kKey, 9, kAdamw);
       const auto values = [](const at::Tensor& t) {
         return std::vector<float>(t.const_data_ptr<float>(), t.const_data_ptr<float>() + t.numel());
@@ -315,7 +315,8 @@ TEST(ClippedStep, MoreContributionsThanAWordHoldsAreSummedExactly) {
 TEST(ClippedStep, WhatDoesNotFitIsRefused) {
   const Setting s;
   Engine engine(s);
-  const auto bf16 = test::make_host_kernels(at::kBFloat16, model::decay_ranges(model::gpt2_parameters(engine.shape)));
+  const auto bf16 = test::make_host_kernels(kernels::Element::kBFloat16,
+                                            model::decay_ranges(model::gpt2_parameters(engine.shape)));
   EXPECT_THROW(ClippedStep({1, -22, {0}, 4}, engine.model, *bf16, engine.parameters), InternalError);
   EXPECT_THROW(ClippedStep({1, -24, {0}, 4}, engine.model, *engine.host, engine.parameters), InternalError);
   EXPECT_THROW(ClippedStep({1, -22, {0}, 0}, engine.model, *engine.host, engine.parameters), InternalError);
@@ -349,7 +350,8 @@ TEST(ClippedStep, NormsAndClippedSumAreTheGoldenOnes) {
       model::load_gpt2_weights(golden / "model", shape, weights);
       const auto batch = model::SafetensorsFile::open(golden / "batch.safetensors"),
                  expected = model::SafetensorsFile::open(golden / "expected.safetensors");
-      const std::vector<int64_t> ids = batch.read_integers("input_ids"), labels = batch.read_integers("labels");
+      const std::vector<int64_t> ids = batch.read_integers("input_ids"),
+                                 labels = batch.read_integers("labels");
       const int64_t count = batch.at("input_ids").shape[0], tokens = batch.at("input_ids").shape[1];
       std::vector<Example> examples(count);
       std::vector<int64_t> which(count);
@@ -362,8 +364,8 @@ TEST(ClippedStep, NormsAndClippedSumAreTheGoldenOnes) {
       if (clip == 12.0) {
         ASSERT_LT(*std::max_element(golden_norms.begin(), golden_norms.end()), clip);
       }
-      Engine engine({.compute = at::kFloat, .tied = shape.tied_head, .norms = norms, .max_grad_norm = clip}, shape,
-                    weights);
+      Engine engine({.compute = at::kFloat, .tied = shape.tied_head, .norms = norms, .max_grad_norm = clip},
+                    shape, weights);
       engine.accumulate(examples, which, count, tokens);
       for (int64_t b = 0; b < count; ++b)
         EXPECT_NEAR(ClippedStepAccess::norm(engine.step, b) / golden_norms[b], 1, 1e-4) << "example " << b;
@@ -376,7 +378,8 @@ TEST(ClippedStep, NormsAndClippedSumAreTheGoldenOnes) {
           squares += std::pow(static_cast<double>(sum[p.offset + i]) * engine.grid() - wanted[i], 2);
         const double rounding =
             0.5 * static_cast<double>(count) * std::sqrt(static_cast<double>(p.size)) * engine.grid();
-        EXPECT_LE(std::sqrt(squares), 1e-4 * test::l2(std::span<const float>(wanted)) + 1e-5 * whole + rounding)
+        EXPECT_LE(std::sqrt(squares),
+                  1e-4 * test::l2(std::span<const float>(wanted)) + 1e-5 * whole + rounding)
             << p.name;
       }
     }

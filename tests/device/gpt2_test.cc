@@ -24,9 +24,9 @@ plan::Gpt2Shape tiny_shape(bool tied) {
 }
 
 std::vector<Example> made_examples() {
-  std::vector<Example> examples = {test::random_example(11, kTokens, kVocab), test::repeated_example(7, kTokens),
-                                   test::padded_example(12, 9, kTokens, kVocab),
-                                   test::without_targets(13, kTokens, kVocab)};
+  std::vector<Example> examples = {
+      test::random_example(11, kTokens, kVocab), test::repeated_example(7, kTokens),
+      test::padded_example(12, 9, kTokens, kVocab), test::without_targets(13, kTokens, kVocab)};
   examples[0].targets[0] = data::kIgnored;
   return examples;
 }
@@ -34,7 +34,9 @@ std::vector<Example> made_examples() {
 // The records of a backward pass, as the CPU's routes take them: contiguous, vectors reduced by the CPU.
 class Records final : public model::GradientVisitor {
  public:
-  explicit Records(std::span<const int64_t> offsets) { records.offsets.assign(offsets.begin(), offsets.end()); }
+  explicit Records(std::span<const int64_t> offsets) {
+    records.offsets.assign(offsets.begin(), offsets.end());
+  }
   void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
     records.linears.push_back(record);
     at::Tensor& g = records.linears.back().output_gradient;
@@ -108,8 +110,8 @@ TEST(DeviceGpt2, LossesAndGradientsOfEveryTensorAreTheOracles) {
         const std::vector<Example> examples = made_examples();
         const Pass pass(shape, weights, compute, examples, ragged, 4);
         for (size_t b = 0; b < examples.size(); ++b) {
-          SCOPED_TRACE(std::string(c10::toString(compute)) + (tied ? ", tied" : "") + (ragged ? ", ragged" : "") +
-                       ", example " + std::to_string(b));
+          SCOPED_TRACE(std::string(c10::toString(compute)) + (tied ? ", tied" : "") +
+                       (ragged ? ", ragged" : "") + ", example " + std::to_string(b));
           const test::OracleGradient oracle = test::oracle_gradient(shape, weights, examples[b]);
           EXPECT_NEAR(pass.losses[b], oracle.loss, own * 1e-2 * std::max(1.0, oracle.loss));
           for (const model::ParameterInfo& p : model::gpt2_parameters(shape)) {
@@ -226,10 +228,10 @@ TEST(DeviceBatchStep, UpdatesByTheMeanOfTheGradients) {
     }
     const kernels::AdamwStep adamw = {1e-3, 0.9, 0.95, 1e-8, 0.1, 1};
     std::vector<float> m(weights.size()), v(weights.size()), after(weights), mean(weights.size());
-    for (size_t i = 0; i < mean.size(); ++i)
-      mean[i] = step.gradient().const_data_ptr<float>()[i] / 8;
+    for (size_t i = 0; i < mean.size(); ++i) mean[i] = step.gradient().const_data_ptr<float>()[i] / 8;
     kernels::adamw_step(adamw, model::decay_ranges(model::gpt2_parameters(shape)),
-                        [&](int64_t begin, std::span<float>) { return mean.data() + begin; }, m, v, after, {});
+                        [&](int64_t begin, std::span<float>) { return mean.data() + begin; }, m, v, after,
+                        {});
     step.update(adamw, 8);
     for (size_t i = 0; i < after.size(); ++i)
       ASSERT_NEAR(parameters.weights.const_data_ptr<float>()[i], after[i], 1e-6) << i;

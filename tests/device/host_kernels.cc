@@ -1,6 +1,7 @@
 #include "tests/device/host_kernels.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -16,6 +17,11 @@ using kernels::cuda::GramResult;
 int32_t to_grid(double value, float scale) {
   return static_cast<int32_t>(std::lrint(static_cast<double>(scale) * value));
 }
+
+struct Bfloat16 {
+  uint16_t bits;
+  explicit operator double() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+};
 
 template <typename T>
 class HostKernels final : public kernels::ExampleKernels {
@@ -114,7 +120,8 @@ class HostKernels final : public kernels::ExampleKernels {
         for (int64_t u = offsets_[b]; u < offsets_[b + 1]; ++u) {
           const double z = at(table.z, u * table.z_stride + ids_[t]);
           terms[b] += z * dot(table.g, t * table.n, table.h, u * table.n, table.n);
-          magnitudes[b] += std::abs(z) * norm(table.g, t * table.n, table.n) * norm(table.h, u * table.n, table.n);
+          magnitudes[b] +=
+              std::abs(z) * norm(table.g, t * table.n, table.n) * norm(table.h, u * table.n, table.n);
         }
     }
   }
@@ -141,7 +148,8 @@ class HostKernels final : public kernels::ExampleKernels {
       for (int64_t b = 0; b < examples(); ++b) {
         if (!(scales[b] > 0)) continue;
         const std::vector<double> values = product(m, b);
-        for (size_t i = 0; i < values.size(); ++i) sum[m.offset + static_cast<int64_t>(i)] += to_grid(values[i], scales[b]);
+        for (size_t i = 0; i < values.size(); ++i)
+          sum[m.offset + static_cast<int64_t>(i)] += to_grid(values[i], scales[b]);
       }
   }
 
@@ -173,8 +181,12 @@ class HostKernels final : public kernels::ExampleKernels {
   }
   int64_t examples() const { return static_cast<int64_t>(offsets_.size()) - 1; }
   int64_t length(int64_t b) const { return offsets_[b + 1] - offsets_[b]; }
-  size_t at(size_t k, int64_t b) const { return k * static_cast<size_t>(examples()) + static_cast<size_t>(b); }
-  static double at(const void* values, int64_t i) { return static_cast<double>(static_cast<const T*>(values)[i]); }
+  size_t at(size_t k, int64_t b) const {
+    return k * static_cast<size_t>(examples()) + static_cast<size_t>(b);
+  }
+  static double at(const void* values, int64_t i) {
+    return static_cast<double>(static_cast<const T*>(values)[i]);
+  }
   static double dot(const void* a, int64_t i, const void* b, int64_t j, int64_t n) {
     double sum = 0;
     for (int64_t c = 0; c < n; ++c) sum += at(a, i + c) * at(b, j + c);
@@ -240,12 +252,12 @@ class HostKernels final : public kernels::ExampleKernels {
 
 }  // namespace
 
-std::unique_ptr<kernels::ExampleKernels> make_host_kernels(at::ScalarType type,
+std::unique_ptr<kernels::ExampleKernels> make_host_kernels(kernels::Element element,
                                                            std::span<const kernels::DecayRange> decay,
                                                            KernelCalls* calls) {
-  if (type == at::kDouble) return std::make_unique<HostKernels<double>>(decay, calls);
-  if (type == at::kFloat) return std::make_unique<HostKernels<float>>(decay, calls);
-  return std::make_unique<HostKernels<c10::BFloat16>>(decay, calls);
+  if (element == kernels::Element::kDouble) return std::make_unique<HostKernels<double>>(decay, calls);
+  if (element == kernels::Element::kFloat) return std::make_unique<HostKernels<float>>(decay, calls);
+  return std::make_unique<HostKernels<Bfloat16>>(decay, calls);
 }
 
 }  // namespace dpfa::test

@@ -1,7 +1,6 @@
-// The kernels of a clipped step on host memory, by loops in double: what tests of the engine's wiring run.
+// The kernels of a clipped step on host memory, by loops in double: what tests of the engine's wiring run,
+// and what the GPU's are compared with.
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <cstdint>
 #include <map>
@@ -20,8 +19,8 @@ struct KernelCalls {
   int64_t gram = 0, direct = 0;  // pairs of a matrix and an example
 };
 
-// type: f64, f32 or bf16. `calls` may be null.
-std::unique_ptr<kernels::ExampleKernels> make_host_kernels(at::ScalarType type,
+// `calls` may be null.
+std::unique_ptr<kernels::ExampleKernels> make_host_kernels(kernels::Element element,
                                                            std::span<const kernels::DecayRange> decay,
                                                            KernelCalls* calls = nullptr);
 
