@@ -61,7 +61,7 @@ function(dpfa_test_program name)
   add_executable(${name} ${ARG_SOURCES})
   dpfa_set_options(${name})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest)
-  if("${ARG_DEPENDS}" MATCHES "dpfa(::|_)(kernels|model|privacy|train|inference)(_planted)?(;|$)")
+  if("${ARG_DEPENDS}" MATCHES "dpfa(::|_)(kernels|model|device|privacy|train|inference)(_planted)?(;|$)")
     dpfa_use_torch_header(${name})
   else()
     # GoogleTest's templates take longer to optimise than tests take to run; what they test is optimised in full.

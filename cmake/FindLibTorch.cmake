@@ -35,3 +35,16 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   target_link_options(LibTorch::cpu INTERFACE
     -Wl,-rpath,${LibTorch_ROOT}/lib -Wl,-rpath-link,${LibTorch_ROOT}/../nvidia/cu13/lib)
 endif()
+
+# The GPU part of the same LibTorch. Its own libraries (cuBLAS, cuDNN, NCCL, ...) lie beside it as wheels, each in a folder
+# of its own; LibTorch finds them at run time, so the link does not ask for their symbols.
+find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS ${LibTorch_ROOT}/lib NO_DEFAULT_PATH)
+find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS ${LibTorch_ROOT}/lib NO_DEFAULT_PATH)
+if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY AND CUDAToolkit_FOUND AND NOT TARGET LibTorch::cuda)
+  add_library(LibTorch::cuda INTERFACE IMPORTED)
+  target_include_directories(LibTorch::cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  # Nothing refers to torch_cuda by name: it registers its kernels when it is loaded.
+  target_link_libraries(LibTorch::cuda INTERFACE LibTorch::cpu -Wl,--push-state,--no-as-needed
+    ${LibTorch_CUDA_LIBRARY} ${LibTorch_C10_CUDA_LIBRARY} -Wl,--pop-state)
+  target_link_options(LibTorch::cuda INTERFACE -Wl,--allow-shlib-undefined)
+endif()

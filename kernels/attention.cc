@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <limits>
-#include <tuple>
 
 #include "src/base/check.h"
 
@@ -14,8 +13,8 @@ struct Run {
   int64_t row, examples, tokens;
 };
 
-// LibTorch's kernel works on one (example, head, block of queries) at a time, so examples of a run do not
-// meet. It raises SIGFPE for examples without a token: those are left out here.
+// LibTorch's kernels work on one (example, head, block of queries) at a time, so examples of a run do not
+// meet. That of the CPU raises SIGFPE for examples without a token: those are left out here.
 std::vector<Run> runs_of(std::span<const int64_t> offsets, int64_t longest_run) {
   std::vector<Run> runs;
   for (size_t b = 0; b + 1 < offsets.size(); ++b) {
@@ -64,10 +63,8 @@ Exact probabilities_of(const AttentionShape& s, const at::Tensor& q, const at::T
   return {at::softmax(scores, -1), scale};
 }
 
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-
-Gradients exact_backward(const AttentionShape& s, const at::Tensor& g, const at::Tensor& q,
-                         const at::Tensor& k, const at::Tensor& v) {
+FusedGradients exact_backward(const AttentionShape& s, const at::Tensor& g, const at::Tensor& q,
+                              const at::Tensor& k, const at::Tensor& v) {
   const auto [p, scale] = probabilities_of(s, q, k);
   const at::Tensor dp = at::matmul(g, v.transpose(2, 3));
   const at::Tensor ds = p.mul(dp.sub(dp.mul(p).sum(-1, /*keepdim=*/true))).mul_(scale);
@@ -88,7 +85,7 @@ int64_t longest_run(AttentionPath path) {
 void attention(const AttentionShape& shape, AttentionPath path, const at::Tensor& query,
                const at::Tensor& key, const at::Tensor& value, at::Tensor& out, AttentionState& state) {
   check(shape, query, key, value);
-  state.logsumexp.clear();
+  state.calls.clear();
   for (const Run& run : runs_of(shape.offsets, longest_run(path))) {
     const at::Tensor k = heads_of(shape, key, run, 0), v = heads_of(shape, value, run, 0);
     for (int64_t member = 0; member < shape.heads / shape.key_heads; ++member) {
@@ -97,10 +94,10 @@ void attention(const AttentionShape& shape, AttentionPath path, const at::Tensor
         target.copy_(at::matmul(probabilities_of(shape, q, k).probabilities, v));
         continue;
       }
-      auto [result, logsumexp] =
-          at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, /*dropout_p=*/0.0, shape.causal);
-      target.copy_(result);
-      state.logsumexp.push_back(std::move(logsumexp));
+      FusedAttention call = fused_attention(q, k, v, shape.causal);
+      target.copy_(call.out);
+      call.out.reset();
+      state.calls.push_back(std::move(call));
     }
   }
 }
@@ -116,11 +113,11 @@ void attention_backward(const AttentionShape& shape, AttentionPath path, const a
     const at::Tensor k = heads_of(shape, key, run, 0), v = heads_of(shape, value, run, 0);
     for (int64_t member = 0; member < shape.heads / shape.key_heads; ++member) {
       const at::Tensor q = heads_of(shape, query, run, member), gradient = heads_of(shape, g, run, member);
-      const auto [a, b, c] = path == AttentionPath::kExact
-                                 ? exact_backward(shape, gradient, q, k, v)
-                                 : Gradients(at::_scaled_dot_product_flash_attention_for_cpu_backward(
-                                       gradient, q, k, v, heads_of(shape, out, run, member),
-                                       state.logsumexp.at(next++), /*dropout_p=*/0.0, shape.causal));
+      const auto [a, b, c] =
+          path == AttentionPath::kExact
+              ? exact_backward(shape, gradient, q, k, v)
+              : fused_attention_backward(gradient, q, k, v, heads_of(shape, out, run, member),
+                                         state.calls.at(next++), shape.causal);
       heads_of(shape, dq, run, member).copy_(a);
       put(heads_of(shape, dk, run, 0), b, member > 0);
       put(heads_of(shape, dv, run, 0), c, member > 0);

@@ -12,10 +12,12 @@
 #include <span>
 #include <vector>
 
+#include "kernels/fused_attention.h"
+
 namespace dpfa::kernels {
 
 enum class AttentionPath {
-  kFlash,  // LibTorch's CPU flash attention: no T x T matrix is kept
+  kFlash,  // LibTorch's fused attention of the tensors' device: no T x T matrix is kept
   kExact,  // the definition, one example at a time: for tests, and for comparing with
 };
 
@@ -27,7 +29,7 @@ struct AttentionShape {
 
 // What the backward pass needs besides inputs and output.
 struct AttentionState {
-  std::vector<at::Tensor> logsumexp;
+  std::vector<FusedAttention> calls;  // their outputs are not kept
 };
 
 // out (N, H D) contiguous.

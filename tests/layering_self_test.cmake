@@ -49,6 +49,8 @@ must_be_found(src/base/log.h "#include \"src/plan/plan.h\"\n" "base may not incl
 must_be_found(src/plan/plan.cc "#include \"src/data/dataset.h\"\n" "plan may not include src/data/dataset.h")
 must_be_found(src/data/sampler.cc "#include \"kernels/noise.h\"\n" "data may not include kernels/noise.h")
 must_be_found(src/model/gpt2.cc "#include \"src/plan/plan.h\"\n" "model may not include src/plan/plan.h")
+must_be_found(src/device/step.cc "#include \"src/privacy/clipper.h\"\n" "device may not include src/privacy/clipper.h")
+must_be_found(src/train/gpu.cc "#include \"src/device/gpt2.h\"\n" "train may not include src/device/gpt2.h")
 must_be_found(src/privacy/clipper.cc "#include \"src/train/trainer.h\"\n" "privacy may not include src/train/trainer.h")
 must_be_found(src/cli/account.cc "#include \"src/train/trainer.h\"\n" "cli may not include src/train/trainer.h")
 must_be_found(src/train/loop.cc "#include \"trainer.h\"\n" "not a path from the repository root")

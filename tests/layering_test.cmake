@@ -12,6 +12,7 @@ set(may_include_kernels "base;kernels")
 set(may_include_plan "base;accounting;plan")
 set(may_include_data "base;plan;data")
 set(may_include_model "base;kernels;model")
+set(may_include_device "base;kernels;model;device")
 set(may_include_privacy "base;accounting;plan;comm;kernels;data;model;privacy")
 set(may_include_train "base;accounting;plan;comm;kernels;data;model;privacy;train")
 set(may_include_cli "base;accounting;plan;comm;kernels;data;model;privacy;train;cli")
@@ -22,6 +23,7 @@ set(account_program main doctor host_facts library_facts_account options verbs_a
 
 # Single headers that a module may see although it may not see their module.
 set(may_include_file_model "src/plan/model_shape.h")
+set(may_include_file_device "src/plan/model_shape.h")
 
 set(torch "^(torch|ATen|c10|caffe2)/")
 set(mpi "^mpi\\.h$")

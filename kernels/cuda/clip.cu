@@ -8,16 +8,27 @@ namespace {
 
 constexpr int kBlock = 128;
 
+__global__ void join_tied_rows_kernel(const int64_t* offsets, int64_t examples, int64_t rows, int64_t columns,
+                                      const TiedRows tied, GramResult* results, uint8_t* certified) {
+  const int64_t b = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (b >= examples) return;
+  results[b] = tied_result(results[b], tied.squares[b], tied.terms[b], tied.magnitudes[b], columns);
+  certified[b] = is_certified(results[b], offsets[b + 1] - offsets[b], rows, columns) ? 1 : 0;
+}
+
 __global__ void choose_direct_kernel(const uint8_t* certified, const int64_t* unit_matrix, int64_t units,
                                      int64_t matrices, const uint8_t* selected, int64_t examples,
                                      uint8_t* active) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= matrices * examples) return;
   const int64_t matrix = i / examples, b = i % examples;
-  bool direct = false;
-  for (int64_t u = 0; u < units; ++u)
-    if (unit_matrix[u] == matrix && certified[u * examples + b] == 0) direct = true;
-  active[i] = direct && selected[b] != 0 ? 1 : 0;
+  bool has_unit = false, certain = true;
+  for (int64_t u = 0; u < units; ++u) {
+    if (unit_matrix[u] != matrix) continue;
+    has_unit = true;
+    certain = certain && certified[u * examples + b] != 0;
+  }
+  active[i] = !(has_unit && certain) && selected[b] != 0 ? 1 : 0;
 }
 
 __global__ void add_matrix_squares_kernel(const GramResult* results, const int64_t* unit_matrix,
@@ -45,6 +56,14 @@ __global__ void clip_scales_kernel(const double* squares, const uint8_t* selecte
 unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kBlock - 1) / kBlock); }
 
 }  // namespace
+
+void join_tied_rows(const int64_t* offsets, int64_t examples, int64_t rows, int64_t columns,
+                    const TiedRows& tied, GramResult* results, uint8_t* certified, cudaStream_t stream) {
+  if (examples == 0) return;
+  join_tied_rows_kernel<<<blocks_for(examples), kBlock, 0, stream>>>(offsets, examples, rows, columns, tied,
+                                                                     results, certified);
+  check_launch("join_tied_rows");
+}
 
 void choose_direct(const uint8_t* certified, const int64_t* unit_matrix, int64_t units, int64_t matrices,
                    const uint8_t* selected, int64_t examples, uint8_t* active, cudaStream_t stream) {

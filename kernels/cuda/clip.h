@@ -9,8 +9,18 @@
 
 namespace dpfa::kernels::cuda {
 
+// Completes the Gram norms of a tied token table's head: results and certified (B), those of its unit, become
+// those of the whole table (tied_result). rows, columns: of the table; offsets (B + 1) on the device. |E|^2,
+// <E, z^T h> and magnitudes (B) as add_row_squares and CrossTermPlan leave them.
+struct TiedRows {
+  const double *squares, *terms, *magnitudes;
+};
+void join_tied_rows(const int64_t* offsets, int64_t examples, int64_t rows, int64_t columns,
+                    const TiedRows& tied, GramResult* results, uint8_t* certified, cudaStream_t stream);
+
 // Per matrix and example, which norms have to be measured directly: active (matrices, B) = 1 where a unit of
-// the matrix is not certified and the example is selected. unit_matrix (units) names the matrix of each unit.
+// the matrix is not certified, or the matrix has no unit, and the example is selected. unit_matrix (units)
+// names the matrix of each unit.
 void choose_direct(const uint8_t* certified, const int64_t* unit_matrix, int64_t units, int64_t matrices,
                    const uint8_t* selected, int64_t examples, uint8_t* active, cudaStream_t stream);
 

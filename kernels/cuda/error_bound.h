@@ -68,6 +68,17 @@ DPFA_HOST_DEVICE inline bool is_certified(const GramResult& r, int64_t tokens, i
 // At least the true squared norm; at most 2^-8 above it, relatively, where certified.
 DPFA_HOST_DEVICE inline double upper_squared(const GramResult& r) { return r.squared + r.error; }
 
+// A tied token table's gradient of one example, E + z^T h, from the Gram norm of z^T h (n columns):
+// |E + z^T h|^2 = |E|^2 + |z^T h|^2 + 2 <E, z^T h>. rows_squared is |E|^2 of the f32 rows that are added;
+// `term` the cross term as computed from the rows' summands, off by at most product_error(n)
+// cross_magnitude, and by 2^-23 |E| |z^T h| for the rounding of the rows to f32.
+DPFA_HOST_DEVICE inline GramResult tied_result(const GramResult& head, double rows_squared, double term,
+                                               double cross_magnitude, int64_t n) {
+  const double rounding = 0x1p-23 * sqrt(rows_squared) * sqrt(upper_squared(head));
+  const double cross_error = product_error(n) * cross_magnitude + rounding;
+  return {head.squared + rows_squared + 2 * term, 1.01 * (head.error + 2 * cross_error), head.magnitude};
+}
+
 // min(1, max_grad_norm / norm); 0 where the norm is not finite: a NaN means that it was not computed.
 DPFA_HOST_DEVICE inline double factor_of(double squared_norm, double max_grad_norm) {
   const double norm = sqrt(squared_norm);

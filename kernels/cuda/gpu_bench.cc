@@ -1,10 +1,13 @@
-// gpu_bench norms|noise|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] [--repeats N]
+// gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N]
+//           [--repeats N] [--slots N] [--compute bf16|fp32]
 //
-// Times the GPU kernels on the linear layers of a GPT-2 of the given shape (untied head, bf16), each beside
-// its baseline, in turn, in one process, by events on one stream. Prints one JSON object as `dpfa bench
-// --json` does; seconds are medians. Exit code 6 where there is no GPU: nothing was measured.
-#include <algorithm>
-#include <cmath>
+// norms, products: the GPU kernels on the linear layers of a GPT-2 of the given shape (untied head, bf16);
+// noise: the release. step: whole training steps, with LibTorch (--slots and --compute are of this verb).
+// Each beside its baseline, in turn, in one process, by events on one stream. Prints one JSON object as `dpfa
+// bench --json` does; seconds are medians. Exit code 6 where there is no GPU or, for step, no LibTorch:
+// nothing was measured.
+#include "kernels/cuda/gpu_bench.h"
+
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -21,39 +24,6 @@
 
 namespace dpfa::kernels::cuda {
 namespace {
-
-struct Shape {
-  int64_t layers = 12, width = 768, vocab = 50257, batch = 8, sequence = 1024, repeats = 20;
-};
-
-struct Timing {
-  std::string name;
-  double seconds, baseline_seconds;
-  std::string baseline;
-};
-
-class Event {
- public:
-  Event() { check(cudaEventCreate(&event_), "making of an event"); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  ~Event() { cudaEventDestroy(event_); }
-  void record() { check(cudaEventRecord(event_, nullptr), "recording of an event"); }
-  double seconds_since(const Event& start) const {
-    check(cudaEventSynchronize(event_), "wait for the device");
-    float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, start.event_, event_), "time between two events");
-    return milliseconds * 1e-3;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.size() % 2 == 1 ? v[v.size() / 2] : (v[v.size() / 2 - 1] + v[v.size() / 2]) / 2;
-}
 
 // Medians of both, timed in turn after three rounds that are not.
 Timing time_in_turn(const std::string& name, int64_t repeats, const std::function<void()>& one,
@@ -104,7 +74,7 @@ struct Operand {
 // Operands and plans of all linear layers for one microbatch.
 class Layers {
  public:
-  explicit Layers(const Shape& s) : shape_(s) {
+  explicit Layers(const BenchShape& s) : shape_(s) {
     for (int64_t b = 0; b <= s.batch; ++b) offsets_.push_back(b * s.sequence);
     for (int64_t layer = 0; layer < s.layers; ++layer) {
       add(s.width, 3 * s.width);
@@ -131,7 +101,7 @@ class Layers {
     segments_.push_back({x.data.data(), x.stride, inputs, g.data.data(), g.stride, outputs, parameters_, {}});
     parameters_ += inputs * outputs;
   }
-  Shape shape_;
+  BenchShape shape_;
   std::vector<int64_t> offsets_;
   std::vector<Operand> operands_;
   std::vector<GramMatrix> gram_;
@@ -166,12 +136,7 @@ struct Parameters {
   }
 };
 
-std::string shape_text(const Shape& s, int64_t parameters) {
-  return "gpt2-" + std::to_string((parameters + 500000) / 1000000) + "m/B" + std::to_string(s.batch) + "/T" +
-         std::to_string(s.sequence) + "/bf16";
-}
-
-std::vector<Timing> bench_norms(const Shape& s) {
+std::vector<Timing> bench_norms(const BenchShape& s) {
   Layers layers(s);
   DeviceArray<float> gradient(layers.parameters());
   gradient.fill_bytes(0, nullptr);
@@ -189,7 +154,7 @@ std::vector<Timing> bench_norms(const Shape& s) {
               [&] { layers.products().squares(all.data(), squares.data(), nullptr); }, baseline, products)};
 }
 
-std::vector<Timing> bench_noise(const Shape& s) {
+std::vector<Timing> bench_noise(const BenchShape& s) {
   Parameters p(163000000);
   std::vector<Timing> results;
   for (const Generator generator : {Generator::kChaCha20, Generator::kPhilox})
@@ -199,7 +164,7 @@ std::vector<Timing> bench_noise(const Shape& s) {
   return results;
 }
 
-std::vector<Timing> bench_step(const Shape& s) {
+std::vector<Timing> bench_products(const BenchShape& s) {
   Layers layers(s);
   Parameters p(layers.parameters());
   const int64_t pairs = layers.matrices() * s.batch;
@@ -228,47 +193,56 @@ std::vector<Timing> bench_step(const Shape& s) {
     layers.products().add_floats(ones.data(), p.gradient.data(), nullptr);
     p.step(Generator::kChaCha20, 0);
   };
-  return {time_in_turn("step/" + shape_text(s, layers.parameters()) + "/flat/weight-gradients-and-update",
+  return {time_in_turn("products/" + shape_text(s, layers.parameters()) + "/flat/weight-gradients-and-update",
                        s.repeats, with_privacy,
                        "weight gradients and update without norms, clipping and noise", without)};
 }
 
-void print(const std::vector<Timing>& timings, const Shape& s, const char* gpu) {
+void print(const std::vector<Timing>& timings, const BenchShape& s, const char* gpu) {
   std::printf("{\"machine\": {\"gpu\": \"%s\"}, \"results\": [", gpu);
-  for (size_t i = 0; i < timings.size(); ++i)
+  for (size_t i = 0; i < timings.size(); ++i) {
     std::printf(
         "%s{\"case\": \"%s\", \"seconds\": %.6g, \"baseline\": \"%s\", \"baseline_seconds\": %.6g, "
-        "\"ratio\": %.4f, \"repeats\": %lld}",
+        "\"ratio\": %.4f, \"repeats\": %lld",
         i == 0 ? "" : ", ", timings[i].name.c_str(), timings[i].seconds, timings[i].baseline.c_str(),
         timings[i].baseline_seconds, timings[i].seconds / timings[i].baseline_seconds,
         static_cast<long long>(s.repeats));
+    for (const auto& [name, value] : timings[i].more) std::printf(", \"%s\": %.6g", name.c_str(), value);
+    std::printf("}");
+  }
   std::printf("]}\n");
 }
 
 int run(int argc, char** argv) {
-  Shape s;
-  const std::map<std::string, int64_t*> options = {{"--layers", &s.layers},     {"--width", &s.width},
-                                                   {"--vocab", &s.vocab},       {"--batch", &s.batch},
-                                                   {"--sequence", &s.sequence}, {"--repeats", &s.repeats}};
+  BenchShape s;
+  const std::map<std::string, int64_t*> options = {
+      {"--layers", &s.layers},     {"--width", &s.width},     {"--vocab", &s.vocab}, {"--batch", &s.batch},
+      {"--sequence", &s.sequence}, {"--repeats", &s.repeats}, {"--slots", &s.slots}};
+  const std::map<std::string, std::vector<Timing> (*)(const BenchShape&)> verbs = {
+      {"norms", bench_norms}, {"noise", bench_noise}, {"products", bench_products}, {"step", bench_step}};
   const std::string usage =
-      "gpu_bench norms|noise|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] "
-      "[--repeats N], each at least 1";
-  const std::string what = argc > 1 ? argv[1] : "";
-  if ((what != "norms" && what != "noise" && what != "step") || argc % 2 != 0) throw ConfigError(usage);
+      "gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] "
+      "[--repeats N] [--slots N] [--compute bf16|fp32], each number at least 1; --slots and --compute for "
+      "step";
+  const auto verb = verbs.find(argc > 1 ? argv[1] : "");
+  if (verb == verbs.end() || argc % 2 != 0) throw ConfigError(usage);
   for (int i = 2; i < argc; i += 2) {
-    const auto option = options.find(argv[i]);
+    const std::string name = argv[i], value = argv[i + 1];
+    if ((name == "--compute" || name == "--slots") && verb->first != "step") throw ConfigError(usage);
+    if (name == "--compute" && (value == "bf16" || value == "fp32")) {
+      s.compute = value;
+      continue;
+    }
+    const auto option = options.find(name);
     char* end = nullptr;
-    const long long value = std::strtoll(argv[i + 1], &end, 10);
-    if (option == options.end() || *end != '\0' || value < 1) throw ConfigError(usage);
-    *option->second = value;
+    const long long number = std::strtoll(value.c_str(), &end, 10);
+    if (option == options.end() || *end != '\0' || number < 1) throw ConfigError(usage);
+    *option->second = number;
   }
   if (device_count() == 0) throw Unsupported("no GPU is present: nothing was measured");
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "ask for the GPU's name");
-  print(what == "norms"   ? bench_norms(s)
-        : what == "noise" ? bench_noise(s)
-                          : bench_step(s),
-        s, properties.name);
+  print(verb->second(s), s, properties.name);
   return 0;
 }
 
@@ -281,5 +255,8 @@ int main(int argc, char** argv) {
   } catch (const dpfa::Error& error) {
     std::fprintf(stderr, "gpu_bench: %s\n", error.what());
     return static_cast<int>(error.code());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "gpu_bench: %s\n", error.what());
+    return static_cast<int>(dpfa::ExitCode::kInternal);
   }
 }

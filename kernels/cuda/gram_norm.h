@@ -51,10 +51,12 @@ class GramNormPlan {
   int64_t units() const { return units_; }
   int64_t examples() const { return examples_; }
   TensorPath path() const { return path_; }
-  // On the device, (units, B). Valid after run() until the next.
+  // On the device, (units, B). Valid after run() until the next; clip.h completes those of a tied table.
   const GramResult* results() const { return results_.data(); }
+  GramResult* results() { return results_.data(); }
   // On the device, (units, B): 1 where the norm may stand for that of the product (is_certified), else 0.
   const uint8_t* certified() const { return certified_.data(); }
+  uint8_t* certified() { return certified_.data(); }
 
  private:
   int64_t units_ = 0, examples_ = 0, rows_ = 0, tasks_ = 0;

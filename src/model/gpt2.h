@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/optimizer_step.h"
 #include "kernels/records.h"
 #include "src/base/stream_key.h"
 #include "src/plan/model_shape.h"
@@ -32,6 +33,8 @@ struct ParameterInfo {
 };
 // All trainable parameters in order; their sizes add up to shape.parameter_count(). A tied head has no entry.
 std::vector<ParameterInfo> gpt2_parameters(const plan::Gpt2Shape& shape);
+// The parameters as runs of one weight-decay setting, for an optimizer.
+std::vector<kernels::DecayRange> decay_ranges(const std::vector<ParameterInfo>& parameters);
 
 // GPT-2's own initialisation: N(0, 0.02^2), residual projections divided by sqrt(2 L), gains 1, biases 0.
 void initialise_gpt2(const plan::Gpt2Shape& shape, const StreamKey& key, std::span<float> parameters);

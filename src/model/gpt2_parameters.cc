@@ -42,6 +42,17 @@ std::vector<ParameterInfo> gpt2_parameters(const plan::Gpt2Shape& shape) {
   return result;
 }
 
+std::vector<kernels::DecayRange> decay_ranges(const std::vector<ParameterInfo>& parameters) {
+  std::vector<kernels::DecayRange> ranges;
+  for (const auto& p : parameters) {
+    if (!ranges.empty() && ranges.back().decays == p.decays && ranges.back().end == p.offset)
+      ranges.back().end += p.size;
+    else
+      ranges.push_back({p.offset, p.offset + p.size, p.decays});
+  }
+  return ranges;
+}
+
 void initialise_gpt2(const plan::Gpt2Shape& shape, const StreamKey& key, std::span<float> parameters) {
   const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(shape.layers));
   for (const ParameterInfo& p : gpt2_parameters(shape)) {

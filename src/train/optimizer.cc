@@ -11,17 +11,6 @@
 namespace dpfa::train {
 namespace {
 
-std::vector<kernels::DecayRange> decay_ranges(const std::vector<model::ParameterInfo>& parameters) {
-  std::vector<kernels::DecayRange> ranges;
-  for (const auto& p : parameters) {
-    if (!ranges.empty() && ranges.back().decays == p.decays && ranges.back().end == p.offset)
-      ranges.back().end += p.size;
-    else
-      ranges.push_back({p.offset, p.offset + p.size, p.decays});
-  }
-  return ranges;
-}
-
 void check_unused(const privacy::NoisyGradient& gradient) {
   DPFA_CHECK(!gradient.any_taken(), "applied twice");
 }
@@ -50,7 +39,7 @@ double learning_rate(const plan::OptimizerConfig& config, int64_t step, int64_t 
 template <typename Gradient>
 Optimizer<Gradient>::Optimizer(const plan::OptimizerConfig& config,
                                const std::vector<model::ParameterInfo>& parameters)
-    : config_(config), ranges_(decay_ranges(parameters)) {
+    : config_(config), ranges_(model::decay_ranges(parameters)) {
   const int64_t size = parameters.back().offset + parameters.back().size;
   if (config.name == "adamw") {
     state_.first = FlatBuffer<float>(size);

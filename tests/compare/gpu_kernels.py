@@ -5,13 +5,16 @@
 
 gpu_bench times each kernel beside a baseline of its own in one process. Here it takes turns with PyTorch, which does
 the same work without privacy on the same shapes: the weight gradients of a GPT-2's linear layers (untied head, bf16
-operands, f32 sums in cuBLAS, bf16 results) and fused AdamW. A figure is the median over the rounds.
+operands, f32 sums in cuBLAS, bf16 results), fused AdamW, and whole training steps (forward, backward, fused AdamW;
+bf16 by autocast). A figure is the median over the rounds.
 """
 import argparse
 import json
 import statistics
 import subprocess
 import sys
+
+from step_time import make_gpt2, plain_step
 
 LAYERS, WIDTH, PADDED_VOCAB = 12, 768, 50304  # 50257 padded, as gpu_bench does
 
@@ -56,6 +59,23 @@ def adamw(torch, parameters):
     return seconds(torch, optimizer.step)
 
 
+def training_step(torch, batch, sequence, compute):
+    shape = {"layers": LAYERS, "width": WIDTH, "vocab": 50257, "sequence": sequence}
+    model = make_gpt2(shape).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.1, fused=True)
+    ids = torch.randint(0, shape["vocab"], (batch, sequence + 1), device="cuda")
+
+    def autocast():
+        return torch.autocast("cuda", dtype=torch.bfloat16, enabled=compute == "bf16")
+
+    return seconds(torch, plain_step(model, optimizer, autocast, ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
+
+
+def phases_of(result):
+    names = ("forward_backward_seconds", "norms_seconds", "products_seconds", "release_seconds")
+    return " + ".join(f"{result[name] * 1e3:.2f}" for name in names)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bench", required=True, help="the program gpu_bench")
@@ -69,21 +89,26 @@ def main():
         sys.exit("gpu_kernels.py: PyTorch finds no GPU: nothing was measured")
 
     cases, gpu = {}, ""
+
+    def take_turns(what, shape, name, theirs):
+        nonlocal gpu
+        torch.cuda.empty_cache()
+        command = [arguments.bench, what] + [str(word) for word in shape]
+        answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        gpu = answer["machine"]["gpu"]
+        for result in answer["results"]:
+            cases.setdefault(result["case"], []).append((result, name, theirs))
+
     for _ in range(arguments.rounds):
         for batch, sequence in ((32, 256), (8, 1024)):
+            shape = ["--batch", batch, "--sequence", sequence]
             theirs = weight_gradients(torch, batch, sequence)
-            torch.cuda.empty_cache()
-            for what in ("norms", "step"):
-                command = [arguments.bench, what, "--batch", str(batch), "--sequence", str(sequence)]
-                answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                gpu = answer["machine"]["gpu"]
-                for result in answer["results"]:
-                    cases.setdefault(result["case"], []).append((result, "weight gradients", theirs))
-        theirs = adamw(torch, 163_000_000)
-        torch.cuda.empty_cache()
-        answer = json.loads(subprocess.run([arguments.bench, "noise"], check=True, capture_output=True, text=True).stdout)
-        for result in answer["results"]:
-            cases.setdefault(result["case"], []).append((result, "fused AdamW", theirs))
+            for what in ("norms", "products"):
+                take_turns(what, shape, "weight gradients", theirs)
+            for compute in ("bf16", "fp32"):
+                take_turns("step", shape + ["--compute", compute], "training step, fused AdamW",
+                           training_step(torch, batch, sequence, compute))
+        take_turns("noise", [], "fused AdamW", adamw(torch, 163_000_000))
 
     print(f"{gpu}, PyTorch {torch.__version__}, medians over {arguments.rounds} rounds\n")
     print("| case | ms | baseline | ratio | PyTorch's | ms | ratio |")
@@ -95,6 +120,14 @@ def main():
         result, name, _ = rounds[0]
         print(f"| {case} | {ours * 1e3:.3f} | {result['baseline']} | {ratio:.3f} | {name} | {theirs * 1e3:.3f} | "
               f"{ours / theirs:.3f} |")
+    print("\nParts of a private step, ms: forward and backward + norms + products + release; peak device memory, MiB\n")
+    print("| case | parts | private | not private |")
+    print("|---|---|---|---|")
+    for case, rounds in cases.items():
+        result = rounds[-1][0]
+        if "peak_device_mib" in result:
+            print(f"| {case} | {phases_of(result)} | {result['peak_device_mib']:.0f} | "
+                  f"{result['baseline_peak_device_mib']:.0f} |")
 
 
 if __name__ == "__main__":

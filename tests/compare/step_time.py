@@ -69,7 +69,7 @@ def make_gpt2(shape):
 
         def forward(self, ids):
             # One row of positions per example: Opacus takes the first dimension for the example.
-            places = torch.arange(ids.shape[1]).repeat(len(ids), 1)
+            places = torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1)
             x = self.tokens(ids) + self.positions(places)
             for block in self.blocks:
                 x = block(x)

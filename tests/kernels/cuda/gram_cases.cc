@@ -29,6 +29,13 @@ Matrix random_matrix(uint64_t seed, int64_t rows, int64_t columns, float scale) 
   return m;
 }
 
+std::vector<uint16_t> contiguous(const Matrix& m) {
+  std::vector<uint16_t> bits;
+  for (int64_t r = 0; r < m.rows; ++r)
+    bits.insert(bits.end(), m.bits.begin() + r * m.stride, m.bits.begin() + r * m.stride + m.columns);
+  return bits;
+}
+
 void make_cancelling(uint64_t seed, Matrix& x, Matrix& g, float residue) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal;

@@ -8,14 +8,6 @@
 namespace dpfa::kernels::cuda::suite {
 namespace {
 
-// Contiguous rows, as activations lie: the padding of Matrix is left out.
-std::vector<uint16_t> contiguous(const Matrix& m) {
-  std::vector<uint16_t> bits;
-  for (int64_t r = 0; r < m.rows; ++r)
-    bits.insert(bits.end(), m.bits.begin() + r * m.stride, m.bits.begin() + r * m.stride + m.columns);
-  return bits;
-}
-
 void vectors_are_the_sums_over_tokens(Failures& f) {
   for (const Lengths& lengths : batches())
     for (const int64_t columns : {1, 33, 96}) {

@@ -48,13 +48,14 @@ std::vector<Case> gram_cases();
 std::vector<Case> product_cases();
 std::vector<Case> reducer_cases();
 std::vector<Case> noise_cases();
+std::vector<Case> example_cases();
 std::vector<Case> pass_cases();    // tests/comm/cuda
 std::vector<Case> bucket_cases();  // the same; none where NCCL is not built
 
 inline std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (const auto& cases :
-       {gram_cases(), product_cases(), reducer_cases(), noise_cases(), pass_cases(), bucket_cases()})
+  for (const auto& cases : {gram_cases(), product_cases(), reducer_cases(), noise_cases(), example_cases(),
+                            pass_cases(), bucket_cases()})
     all.insert(all.end(), cases.begin(), cases.end());
   return all;
 }
@@ -78,6 +79,9 @@ Matrix random_matrix(uint64_t seed, int64_t rows, int64_t columns, float scale =
 void make_cancelling(uint64_t seed, Matrix& x, Matrix& g, float residue);
 // The rows [begin, begin + count) alone.
 Matrix rows_of(const Matrix& matrix, int64_t begin, int64_t count);
+
+// Contiguous rows, as activations lie: the padding of Matrix is left out.
+std::vector<uint16_t> contiguous(const Matrix& matrix);
 
 // Lengths of the examples of a batch.
 using Lengths = std::vector<int64_t>;

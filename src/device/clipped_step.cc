@@ -1,0 +1,253 @@
+#include "src/device/clipped_step.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "src/base/check.h"
+#include "src/base/plant.h"
+#include "src/device/upload.h"
+
+namespace dpfa::device {
+namespace {
+
+// One contribution moves a coordinate by at most 2^23 (1 + slack) + 1 units: so many fit 32 bits.
+constexpr int64_t kFlushEvery =
+    std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + (int64_t{1} << 15) + 1);
+constexpr int64_t kTile = 128;  // of a Gram matrix on the device
+
+int64_t stride_of(const at::Tensor& rows) {
+  DPFA_CHECK(rows.dim() == 2 && rows.stride(1) == 1);
+  return rows.stride(0);
+}
+
+const void* contiguous(const at::Tensor& rows) {
+  DPFA_CHECK(rows.is_contiguous());
+  return rows.const_data_ptr();
+}
+
+}  // namespace
+
+kernels::Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kBFloat16:
+      return kernels::Element::kBFloat16;
+    case at::kFloat:
+      return kernels::Element::kFloat;
+    default:
+      DPFA_CHECK(type == at::kDouble, c10::toString(type));
+      return kernels::Element::kDouble;
+  }
+}
+
+bool prefers_gram(int64_t tokens, int64_t inputs, int64_t outputs) {
+  return (tokens + kTile) * (inputs + outputs) < 2 * inputs * outputs;
+}
+
+Parameters::Parameters(std::span<const float> initial, at::ScalarType type, at::Device device)
+    : weights(upload(initial, device)),
+      m(at::zeros_like(weights)),
+      v(at::zeros_like(weights)),
+      compute(type == at::kFloat ? weights : weights.to(type)) {}
+
+// One microbatch. As a visitor it reduces vectors while their rows exist and keeps the matrices' operands.
+class ClippedStep::Pass final : public model::GradientVisitor {
+ public:
+  Pass(ClippedStep& step, const model::Batch& batch)
+      : step_(step), kernels_(step.kernels_), tokens_(batch.tokens), examples_(batch.examples) {
+    kernels_.set_examples(step.model_.offsets(), step.model_.ids());
+  }
+
+  void linear(const kernels::LinearRecord& record, std::optional<int64_t> bias_offset) override {
+    linears_.push_back(record);
+    if (!bias_offset) return;
+    const at::Tensor& g = record.output_gradient;
+    kernels_.bias_gradient(contiguous(g), g.size(1), add_vector(g, *bias_offset));
+  }
+  void layer_norm(const at::Tensor& g, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+                  int64_t gain_offset, int64_t shift_offset) override {
+    const at::Tensor means = mean.to(at::kFloat), rstds = rstd.to(at::kFloat);
+    float* gain = add_vector(g, gain_offset);
+    float* shift = add_vector(g, shift_offset);
+    kernels_.norm_layer_gradient(contiguous(g), contiguous(x), means.const_data_ptr<float>(),
+                                 rstds.const_data_ptr<float>(), g.size(1), gain, shift);
+  }
+  void embedding(const kernels::EmbeddingRecord& record) override { embedding_ = record; }
+
+  // Squared norms (B) of the whole gradients.
+  at::Tensor measure(const at::Tensor& selected) {
+    at::Tensor squares = at::zeros({examples_}, doubles());
+    for (const kernels::VectorRecord& vector : vectors_) {
+      if (DPFA_PLANT("bias_missing")) continue;
+      kernels_.add_squares(vector.per_example.const_data_ptr<float>(), vector.per_example.size(1),
+                           squares.data_ptr<double>());
+    }
+    const at::Tensor& g = embedding_->row_gradient;
+    const int64_t n = g.size(1);
+    kernels_.add_position_squares(contiguous(g), n, squares.data_ptr<double>());
+    rows_ = at::empty({kernels_.groups(), n}, floats());
+    kernels_.embedding_rows(contiguous(g), n, rows_.data_ptr<float>());
+    const at::Tensor row_squares = at::zeros({examples_}, doubles());
+    kernels_.add_row_squares(rows_.const_data_ptr<float>(), n, row_squares.data_ptr<double>());
+    if (!embedding_->tied_head) squares.add_(row_squares);
+
+    const std::vector<kernels::ExampleMatrix> matrices = list_matrices();
+    kernels_.set_matrices(matrices);
+    kernels_.gram_norms();
+    if (embedding_->tied_head && matrices[*embedding_->tied_head].by_gram) complete_tied_table(row_squares);
+    kernels_.add_matrix_squares(selected.const_data_ptr<uint8_t>(), squares.data_ptr<double>());
+    return squares;
+  }
+
+  void add(const at::Tensor& scales_in, at::Tensor& sum_in) const {
+    const float* scales = scales_in.const_data_ptr<float>();
+    int32_t* sum = sum_in.data_ptr<int32_t>();
+    for (const kernels::VectorRecord& vector : vectors_)
+      kernels_.add_integers(vector.per_example.const_data_ptr<float>(), vector.per_example.size(1), scales,
+                            sum + vector.offset);
+    const at::Tensor& g = embedding_->row_gradient;
+    kernels_.add_position_integers(contiguous(g), g.size(1), scales, tokens_,
+                                   sum + embedding_->position_offset);
+    if (!embedding_->tied_head)
+      kernels_.add_row_integers(rows_.const_data_ptr<float>(), g.size(1), scales,
+                                sum + embedding_->token_offset);
+    kernels_.add_products(scales, sum);
+  }
+
+ private:
+  at::TensorOptions floats() const {
+    return at::TensorOptions().dtype(at::kFloat).device(step_.model_.device());
+  }
+  at::TensorOptions doubles() const { return floats().dtype(at::kDouble); }
+
+  float* add_vector(const at::Tensor& g, int64_t offset) {
+    vectors_.push_back({at::empty({examples_, g.size(1)}, floats()), offset});
+    return vectors_.back().per_example.data_ptr<float>();
+  }
+
+  bool is_by_gram(int64_t inputs, int64_t outputs) const {
+    if (step_.numbers_.norms != NormChoice::kByCost) return step_.numbers_.norms == NormChoice::kGram;
+    return prefers_gram(tokens_, inputs, outputs);
+  }
+
+  std::vector<kernels::ExampleMatrix> list_matrices() const {
+    std::vector<kernels::ExampleMatrix> matrices;
+    for (size_t k = 0; k < linears_.size(); ++k) {
+      const at::Tensor &left = linears_[k].row_operand(), &right = linears_[k].column_operand();
+      const bool is_tied = embedding_->tied_head == k;
+      matrices.push_back({left.const_data_ptr(), stride_of(left), left.size(1), right.const_data_ptr(),
+                          stride_of(right), right.size(1), linears_[k].offset,
+                          is_by_gram(left.size(1), right.size(1)),
+                          is_tied ? rows_.const_data_ptr<float>() : nullptr});
+    }
+    return matrices;
+  }
+
+  void complete_tied_table(const at::Tensor& row_squares) const {
+    const kernels::LinearRecord& head = linears_[*embedding_->tied_head];
+    const at::Tensor& g = embedding_->row_gradient;
+    at::Tensor terms = at::empty({examples_}, doubles()), magnitudes = at::empty({examples_}, doubles());
+    const kernels::TiedTable table = {
+        static_cast<int64_t>(*embedding_->tied_head), contiguous(g), contiguous(head.input),
+        head.output_gradient.const_data_ptr(),        g.size(1),     stride_of(head.output_gradient),
+        row_squares.const_data_ptr<double>()};
+    kernels_.cross_terms(table, terms.data_ptr<double>(), magnitudes.data_ptr<double>());
+    if (DPFA_PLANT("tied_norm_no_cross")) terms.zero_();
+    kernels_.tied_norm(table, terms.const_data_ptr<double>(), magnitudes.const_data_ptr<double>());
+  }
+
+  ClippedStep& step_;
+  kernels::ExampleKernels& kernels_;
+  int64_t tokens_, examples_;
+  std::vector<kernels::LinearRecord> linears_;
+  std::vector<kernels::VectorRecord> vectors_;
+  std::optional<kernels::EmbeddingRecord> embedding_;
+  at::Tensor rows_;  // (groups, C): of the embedding, summed over equal ids
+};
+
+ClippedStep::ClippedStep(const StepNumbers& numbers, Gpt2& model, kernels::ExampleKernels& kernels,
+                         Parameters& parameters)
+    : numbers_(numbers),
+      model_(model),
+      kernels_(kernels),
+      parameters_(parameters),
+      sum_(at::zeros({model.shape().parameter_count()},
+                     at::TensorOptions().dtype(at::kInt).device(model.device()))) {
+  DPFA_CHECK(kernels.element() == element_of(model.compute()), "kernels for another type than ",
+             c10::toString(model.compute()));
+  DPFA_CHECK(numbers.max_grad_norm > 0 && numbers.divisor > 0 &&
+                 numbers.max_grad_norm <= std::ldexp(1.0, 23 + numbers.grid_exponent),
+             "a grid of 2^", numbers.grid_exponent, " for contributions of ", numbers.max_grad_norm);
+}
+
+void ClippedStep::make_room(int64_t contributions) {
+  DPFA_CHECK(contributions <= kFlushEvery, contributions, " examples in one microbatch");
+  if (since_flush_ + contributions > kFlushEvery) {
+    if (!wide_.defined()) wide_ = at::zeros({sum_.size(0)}, sum_.options().dtype(at::kLong));
+    wide_.add_(sum_);
+    sum_.zero_();
+    since_flush_ = 0;
+  }
+  since_flush_ += contributions;
+}
+
+void ClippedStep::accumulate(const model::Batch& batch) {
+  c10::InferenceMode guard;
+  make_room(batch.examples);
+  ++microbatches_;
+  const at::Tensor losses = model_.forward(batch, /*for_backward=*/true);
+  const std::span<const int64_t> offsets = model_.offsets(), targets = model_.targets();
+  if (offsets.back() == 0) return;
+  std::vector<uint8_t> has_target(batch.examples);
+  for (int64_t b = 0; b < batch.examples; ++b)
+    has_target[b] = std::any_of(targets.begin() + offsets[b], targets.begin() + offsets[b + 1],
+                                [](int64_t target) { return target >= 0; });
+  const at::Tensor selected = upload<uint8_t>(has_target, model_.device()).mul_(losses.isfinite());
+  Pass pass(*this, batch);
+  model_.backward(pass);
+  done(Phase::kForwardBackward);
+
+  squares_ = pass.measure(selected);
+  factors_ = at::empty_like(squares_);
+  const at::Tensor scales = at::empty({batch.examples}, squares_.options().dtype(at::kFloat));
+  const double clip =
+      DPFA_PLANT("no_clipping") ? std::numeric_limits<double>::infinity() : numbers_.max_grad_norm;
+  kernels_.clip_scales(squares_.const_data_ptr<double>(), selected.const_data_ptr<uint8_t>(), clip,
+                       numbers_.grid_exponent, factors_.data_ptr<double>(), scales.data_ptr<float>());
+  done(Phase::kNorms);
+
+  if (DPFA_PLANT("accumulate_overwrite")) sum_.zero_();
+  pass.add(scales, sum_);
+  done(Phase::kProducts);
+}
+
+void ClippedStep::release(const StreamKey& key, uint64_t draw, const kernels::AdamwStep& step) {
+  c10::InferenceMode guard;
+  DPFA_CHECK(static_cast<int64_t>(draw) > last_draw_, "draw ", draw, " after ", last_draw_);
+  last_draw_ = static_cast<int64_t>(draw);
+  const bool is_bf16 = model_.compute() == at::kBFloat16;
+  const kernels::UpdateState state = {
+      parameters_.m.data_ptr<float>(), parameters_.v.data_ptr<float>(), parameters_.weights.data_ptr<float>(),
+      is_bf16 ? reinterpret_cast<uint16_t*>(parameters_.compute.data_ptr<c10::BFloat16>()) : nullptr};
+  kernels::NoiseSpec noise = numbers_.noise;
+  if (DPFA_PLANT("noise_per_microbatch"))
+    noise.stddev_in_grid_units *= std::sqrt(std::max(1.0, static_cast<double>(microbatches_)));
+  const double scale = std::ldexp(1.0, numbers_.grid_exponent) / numbers_.divisor;
+  if (wide_.defined()) {
+    wide_.add_(sum_);
+    sum_.zero_();
+    kernels_.release(key, draw, noise, scale, step, wide_.data_ptr<int64_t>(), state);
+  } else {
+    kernels_.release(key, draw, noise, scale, step, sum_.data_ptr<int32_t>(), state);
+  }
+  since_flush_ = microbatches_ = 0;
+  if (!is_bf16 && !parameters_.compute.is_alias_of(parameters_.weights))
+    parameters_.compute.copy_(parameters_.weights);
+  done(Phase::kRelease);
+}
+
+}  // namespace dpfa::device

@@ -1,0 +1,222 @@
+#include "src/device/gpt2.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <vector>
+
+#include "kernels/attention.h"
+#include "src/base/check.h"
+#include "src/device/cross_entropy.h"
+#include "src/device/upload.h"
+#include "src/model/gpt2_weights_view.h"
+
+namespace dpfa::device {
+namespace {
+
+constexpr double kLayerNormEpsilon = 1e-5;
+constexpr int64_t kLogitMultiple = 64;  // columns of a row of logits: tensor cores and TMA want aligned rows
+
+struct Normed {
+  at::Tensor y, mean, rstd;
+};
+
+struct LayerActivations {
+  at::Tensor x, qkv, attention, x2, hidden, activated;
+  Normed first, second;
+  kernels::AttentionState attention_state;
+};
+
+Normed layer_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& shift) {
+  Normed result;
+  std::tie(result.y, result.mean, result.rstd) =
+      at::native_layer_norm(x, {x.size(1)}, gain, shift, kLayerNormEpsilon);
+  return result;
+}
+
+at::Tensor layer_norm_input_gradient(const at::Tensor& g, const at::Tensor& x, const Normed& normed,
+                                     const at::Tensor& gain, const at::Tensor& shift) {
+  return std::get<0>(at::native_layer_norm_backward(g, x, {x.size(1)}, normed.mean, normed.rstd, gain, shift,
+                                                    {true, false, false}));
+}
+
+// (N), in the type that reducers read: LibTorch's kernel for CPUs leaves bf16 statistics in bf16.
+at::Tensor statistic(const at::Tensor& values) {
+  return values.flatten().to(values.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+}  // namespace
+
+struct Gpt2::State {
+  State(const plan::Gpt2Shape& model_shape, at::ScalarType type, at::Device where)
+      : shape(model_shape), compute(type), device(where), parameters(model::gpt2_parameters(shape)) {}
+
+  plan::Gpt2Shape shape;
+  at::ScalarType compute;
+  at::Device device;
+  std::vector<model::ParameterInfo> parameters;
+  model::Gpt2Weights weights;
+
+  std::vector<int64_t> offsets = {0}, ids, targets;
+  std::vector<double> row_weights;
+  std::vector<LayerActivations> layers;
+  at::Tensor final_x, logits_memory, logits;
+  Normed final_normed;
+
+  void take_batch(const model::Batch& batch);
+  at::Tensor embed() const;
+  void make_logits();
+  kernels::AttentionShape attention_shape() const {
+    return {offsets, shape.heads, shape.heads, shape.width / shape.heads, /*causal=*/true};
+  }
+  at::Tensor layer_forward(int64_t l, const at::Tensor& x);
+  at::Tensor layer_backward(int64_t l, const at::Tensor& output_gradient, model::GradientVisitor& visitor);
+  at::Tensor attention_backward(const LayerActivations& a, const at::Tensor& g) const;
+};
+
+void Gpt2::State::take_batch(const model::Batch& batch) {
+  offsets.assign(1, 0);
+  ids.clear();
+  targets.clear();
+  row_weights.clear();
+  for (int64_t b = 0; b < batch.examples; ++b) {
+    const int64_t length = batch.lengths.empty() ? batch.tokens : batch.lengths[b];
+    DPFA_CHECK(length >= 0 && length <= batch.tokens, length);
+    const auto from = static_cast<ptrdiff_t>(b * batch.tokens);
+    ids.insert(ids.end(), batch.input_ids.begin() + from, batch.input_ids.begin() + from + length);
+    targets.insert(targets.end(), batch.targets.begin() + from, batch.targets.begin() + from + length);
+    row_weights.insert(row_weights.end(), length, batch.loss_weights[b]);
+    offsets.push_back(offsets.back() + length);
+  }
+}
+
+at::Tensor Gpt2::State::embed() const {
+  std::vector<int64_t> positions;
+  for (size_t b = 0; b + 1 < offsets.size(); ++b)
+    for (int64_t t = 0; t < offsets[b + 1] - offsets[b]; ++t) positions.push_back(t);
+  return at::index_select(weights.tokens, 0, upload<int64_t>(ids, device))
+      .add_(at::index_select(weights.positions, 0, upload<int64_t>(positions, device)));
+}
+
+void Gpt2::State::make_logits() {
+  const int64_t rows = offsets.back(),
+                columns = (shape.vocab + kLogitMultiple - 1) / kLogitMultiple * kLogitMultiple;
+  if (!logits_memory.defined() || logits_memory.size(0) < rows)
+    logits_memory = at::empty({rows, columns}, weights.head.options());
+  logits = logits_memory.narrow(0, 0, rows).narrow(1, 0, shape.vocab);
+}
+
+at::Tensor Gpt2::State::layer_forward(int64_t l, const at::Tensor& x) {
+  LayerActivations& a = layers[l];
+  const model::Gpt2LayerWeights& w = weights.layers[l];
+  const int64_t c = shape.width;
+  a.x = x;
+  a.first = layer_norm(x, w.ln1_gain, w.ln1_shift);
+  a.qkv = at::addmm(w.qkv_bias, a.first.y, w.qkv);
+  a.attention = at::empty_like(x);
+  kernels::attention(attention_shape(), kernels::AttentionPath::kFlash, a.qkv.narrow(1, 0, c),
+                     a.qkv.narrow(1, c, c), a.qkv.narrow(1, 2 * c, c), a.attention, a.attention_state);
+  a.x2 = at::addmm(w.projection_bias, a.attention, w.projection).add_(x);
+  a.second = layer_norm(a.x2, w.ln2_gain, w.ln2_shift);
+  a.hidden = at::addmm(w.fc_bias, a.second.y, w.fc);
+  a.activated = at::gelu(a.hidden, "tanh");
+  return at::addmm(w.output_bias, a.activated, w.output).add_(a.x2);
+}
+
+at::Tensor Gpt2::State::attention_backward(const LayerActivations& a, const at::Tensor& g) const {
+  const int64_t c = shape.width;
+  const auto part = [c](const at::Tensor& qkv, int64_t k) { return qkv.narrow(1, k * c, c); };
+  const at::Tensor gradient = at::empty_like(a.qkv);
+  at::Tensor dq = part(gradient, 0), dk = part(gradient, 1), dv = part(gradient, 2);
+  kernels::attention_backward(attention_shape(), kernels::AttentionPath::kFlash, g, part(a.qkv, 0),
+                              part(a.qkv, 1), part(a.qkv, 2), a.attention, a.attention_state, dq, dk, dv);
+  return gradient;
+}
+
+// Takes the gradient of the layer's output, returns that of its input. Activations go as soon as they are
+// read for the last time; what a record holds stays with the visitor.
+at::Tensor Gpt2::State::layer_backward(int64_t l, const at::Tensor& output_gradient,
+                                       model::GradientVisitor& visitor) {
+  LayerActivations a = std::move(layers[l]);
+  const model::Gpt2LayerWeights& w = weights.layers[l];
+  const auto offset = [&](int k) { return parameters[2 + 12 * l + k].offset; };
+
+  visitor.linear({a.activated, output_gradient, offset(10), false}, offset(11));
+  at::Tensor g = at::gelu_backward(at::mm(output_gradient, w.output.t()), a.hidden, "tanh");
+  a.hidden.reset();
+  visitor.linear({a.second.y, g, offset(8), false}, offset(9));
+  g = at::mm(g, w.fc.t());
+  visitor.layer_norm(g, a.x2, statistic(a.second.mean), statistic(a.second.rstd), offset(6), offset(7));
+  const at::Tensor x2_gradient =
+      layer_norm_input_gradient(g, a.x2, a.second, w.ln2_gain, w.ln2_shift).add_(output_gradient);
+
+  visitor.linear({a.attention, x2_gradient, offset(4), false}, offset(5));
+  g = attention_backward(a, at::mm(x2_gradient, w.projection.t()));
+  visitor.linear({a.first.y, g, offset(2), false}, offset(3));
+  g = at::mm(g, w.qkv.t());
+  visitor.layer_norm(g, a.x, statistic(a.first.mean), statistic(a.first.rstd), offset(0), offset(1));
+  return layer_norm_input_gradient(g, a.x, a.first, w.ln1_gain, w.ln1_shift).add_(x2_gradient);
+}
+
+Gpt2::Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, at::Device device)
+    : state_(std::make_unique<State>(shape, compute, device)) {
+  DPFA_CHECK(compute == at::kFloat || compute == at::kBFloat16 || (compute == at::kDouble && device.is_cpu()),
+             c10::toString(compute));
+}
+
+Gpt2::~Gpt2() = default;
+
+const plan::Gpt2Shape& Gpt2::shape() const { return state_->shape; }
+at::ScalarType Gpt2::compute() const { return state_->compute; }
+at::Device Gpt2::device() const { return state_->device; }
+std::span<const int64_t> Gpt2::offsets() const { return state_->offsets; }
+std::span<const int64_t> Gpt2::ids() const { return state_->ids; }
+std::span<const int64_t> Gpt2::targets() const { return state_->targets; }
+
+void Gpt2::bind(const at::Tensor& flat) {
+  State& s = *state_;
+  DPFA_CHECK(flat.dim() == 1 && flat.size(0) == s.shape.parameter_count() && flat.is_contiguous() &&
+             flat.scalar_type() == s.compute && flat.device().type() == s.device.type());
+  s.weights = model::view_gpt2_weights(s.shape, s.parameters, flat);
+}
+
+at::Tensor Gpt2::forward(const model::Batch& batch, bool for_backward) {
+  c10::InferenceMode guard;
+  State& s = *state_;
+  DPFA_CHECK(batch.tokens <= s.shape.positions, batch.tokens, " tokens, ", s.shape.positions, " positions");
+  s.take_batch(batch);
+  const at::Tensor losses =
+      at::zeros({batch.examples}, at::TensorOptions().dtype(at::kDouble).device(s.device));
+  if (s.offsets.back() == 0) return losses;
+  s.layers.clear();
+  s.layers.resize(s.shape.layers);
+  at::Tensor x = s.embed();
+  for (int64_t l = 0; l < s.shape.layers; ++l) x = s.layer_forward(l, x);
+  s.final_x = x;
+  s.final_normed = layer_norm(x, s.weights.final_gain, s.weights.final_shift);
+  s.make_logits();
+  at::mm_out(s.logits, s.final_normed.y, s.weights.head.t());
+  const at::Tensor row_losses = cross_entropy(s.logits, s.targets, s.row_weights, for_backward);
+  std::vector<int64_t> example_of_row;
+  for (int64_t b = 0; b < batch.examples; ++b)
+    example_of_row.insert(example_of_row.end(), s.offsets[b + 1] - s.offsets[b], b);
+  return losses.index_add_(0, upload<int64_t>(example_of_row, s.device), row_losses);
+}
+
+void Gpt2::backward(model::GradientVisitor& visitor) {
+  c10::InferenceMode guard;
+  State& s = *state_;
+  DPFA_CHECK(s.offsets.back() > 0 && static_cast<int64_t>(s.layers.size()) == s.shape.layers);
+  const int64_t head_offset = s.shape.tied_head ? s.parameters[0].offset : s.parameters.back().offset;
+  const model::ParameterInfo* final_norm = &s.parameters[2 + 12 * static_cast<size_t>(s.shape.layers)];
+  visitor.linear({s.final_normed.y, s.logits, head_offset, true}, std::nullopt);
+  at::Tensor g = at::mm(s.logits, s.weights.head);
+  visitor.layer_norm(g, s.final_x, statistic(s.final_normed.mean), statistic(s.final_normed.rstd),
+                     final_norm[0].offset, final_norm[1].offset);
+  g = layer_norm_input_gradient(g, s.final_x, s.final_normed, s.weights.final_gain, s.weights.final_shift);
+  for (int64_t l = s.shape.layers - 1; l >= 0; --l) g = s.layer_backward(l, g, visitor);
+  s.layers.clear();
+  visitor.embedding({s.ids, g, s.parameters[0].offset, s.parameters[1].offset,
+                     s.shape.tied_head ? std::optional<size_t>(0) : std::nullopt});
+}
+
+}  // namespace dpfa::device
