@@ -1,18 +1,24 @@
 // `dpfa bench comm`: what secure sums cost beside plain ones, between the ranks that mpirun started.
+#include <omp.h>
 #include <sodium.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "comm/secagg/secure_sum.h"
 #include "src/base/error.h"
 #include "src/base/flat_buffer.h"
 #include "src/base/random/chacha20.h"
-#include "src/base/random/discrete_gaussian.h"
+#include "src/base/random/rank_contribution.h"
 #include "src/cli/bench_cipher.h"
 #include "src/cli/bench_report.h"
 #include "src/cli/options.h"
+#include "src/plan/share_layout.h"
+#include "src/train/run_setup.h"
 
 namespace dpfa::cli {
 namespace {
@@ -24,10 +30,33 @@ using comm::secagg::SessionKeys;
 
 struct Spec {
   std::string mode = "masked";
-  int64_t elements = 10000000, lane_bits = 32, colluding_ranks = 1, repeats = 3;
-  std::optional<double> stddev;
+  int64_t elements = 10000000, lane_bits = 32, colluding_ranks = 1, repeats = 3, threads = 0;
+  double noise_multiplier = 1;
+  std::optional<double> step_seconds;
   bool json = false;
 };
+
+// What a plan gives each rank to do where sums are dithered (numerics = fp32) and nobody's norm exceeds 1.
+RankShare share_of(const Spec& spec, int ranks) {
+  plan::PrivacyConfig privacy;
+  privacy.max_grad_norm = 1;
+  privacy.numerics = "fp32";
+  plan::AggregationConfig aggregation;
+  aggregation.ranks = ranks;
+  aggregation.colluding_ranks = std::min<int64_t>(spec.colluding_ranks, ranks - 1);
+  aggregation.lane_bits = spec.lane_bits;
+  return plan::share_layout(privacy, aggregation, spec.elements, spec.noise_multiplier).share;
+}
+
+// Stops before memory runs out: lanes, words that lanes share (of two sums and the bare one), and what MPI
+// takes for a sum.
+void check_memory(const Spec& spec, const Communicator& world) {
+  const LaneLayout layout{static_cast<int>(spec.lane_bits), spec.elements};
+  const double lanes = 4 * static_cast<double>(spec.elements), words = static_cast<double>(layout.bytes());
+  const double needed = world.local_size() * (lanes + (spec.lane_bits == 32 ? 1 : 4) * words);
+  expect_memory(needed, std::to_string(spec.elements) + " elements on " + std::to_string(world.local_size()) +
+                            " ranks of this host");
+}
 
 // 10000000 -> "1e7"
 std::string short_number(int64_t number) {
@@ -52,32 +81,33 @@ SessionKeys agree(Communicator& world, int colluding_ranks) {
       world, identity, comm::secagg::AllowList::parse(list, "of the benchmark"), colluding_ranks, {});
 }
 
-// The contribution of a rank: integers of a gradient and a share of noise, made chunk by chunk.
+// What a rank adds: the integers of a gradient, and what a release makes of a sum in their place.
 class Contribution {
  public:
-  Contribution(const Spec& spec, LaneLayout layout)
-      : law_(*spec.stddev), key_(RootKey::from_system().stream(Purpose::kNoise)), source_(layout.lanes) {
-    for (int64_t i = 0; i < layout.lanes; ++i) source_.data()[i] = static_cast<int32_t>(i % 17) - 8;
+  explicit Contribution(const RankShare& share)
+      : root_(RootKey::from_system()),
+        part_(share, root_.stream(Purpose::kNoise), root_.stream(Purpose::kDither)) {}
+
+  static void gradient(int64_t first, std::span<int32_t> lanes) {
+    for (size_t i = 0; i < lanes.size(); ++i)
+      lanes[i] = static_cast<int32_t>((static_cast<size_t>(first) + i) % 17) - 8;
   }
-  SecureSum::Prepare gradient() const {
-    return [this](int64_t first, std::span<int32_t> lanes) {
-      std::copy_n(source_.data() + first, lanes.size(), lanes.begin());
-    };
-  }
-  SecureSum::Prepare gradient_and_noise() {
-    return [this](int64_t first, std::span<int32_t> lanes) {
-      noise_.resize(lanes.size());
-      law_.fill(key_, 1, static_cast<uint64_t>(first), noise_);
-      for (size_t i = 0; i < lanes.size(); ++i)
-        lanes[i] = source_.data()[first + static_cast<int64_t>(i)] + static_cast<int32_t>(noise_[i]);
+  // Dithered, cut and under the rank's share of the noise.
+  SecureSum::Prepare release(int64_t draw) const {
+    return [this, draw](int64_t first, std::span<int32_t> lanes) {
+      std::array<int64_t, 1024> sum;
+      for (size_t begin = 0; begin < lanes.size(); begin += sum.size()) {
+        const std::span<int32_t> part = lanes.subspan(begin, std::min(sum.size(), lanes.size() - begin));
+        std::copy(part.begin(), part.end(), sum.begin());
+        part_.make(static_cast<uint64_t>(draw), static_cast<uint64_t>(first) + begin,
+                   std::span(sum).first(part.size()), part);
+      }
     };
   }
 
  private:
-  DiscreteGaussian law_;
-  StreamKey key_;
-  FlatBuffer<int32_t> source_;
-  std::vector<int64_t> noise_;
+  RootKey root_;
+  RankContribution part_;
 };
 
 class CommBench {
@@ -86,18 +116,23 @@ class CommBench {
       : world_(world),
         spec_(spec),
         layout_{static_cast<int>(spec.lane_bits), spec.elements},
+        share_(share_of(spec, world.size())),
         lanes_(spec.elements),
-        contribution_(spec, layout_),
+        contribution_(share_),
         plain_(world, layout_.bits) {}
 
   std::vector<BenchResult> run() {
     if (spec_.mode == "masked") {
       keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
       masked_.emplace(world_, layout_.bits, *keys_);
-      secure_sums("comm/masked", contribution_.gradient_and_noise());
-      secure_sums("comm/masked-without-noise", contribution_.gradient());
+      secure_sums("comm/masked", [&] { return contribution_.release(step_); });
+      secure_sums("comm/masked-without-noise", [] { return Contribution::gradient; });
       masks_alone();
       ciphers();
+    } else if (spec_.mode == "release") {
+      keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
+      masked_.emplace(world_, layout_.bits, *keys_);
+      release();
     } else {
       plain_sums();
     }
@@ -105,6 +140,8 @@ class CommBench {
   }
 
  private:
+  static constexpr int64_t kChunk = 3072;  // lanes or words that a thread works on at once, as in SecureSum
+
   std::string name(const std::string& kind) const {
     return kind + "/ranks" + std::to_string(world_.size()) + "/" + short_number(spec_.elements);
   }
@@ -124,19 +161,35 @@ class CommBench {
 
   void add(BenchResult result) {
     const double ring = 2.0 * (world_.size() - 1) / world_.size();
+    const int on_host = omp_get_max_threads() * world_.local_size();
+    const double cores = std::min(static_cast<double>(on_host), 1.0 * std::thread::hardware_concurrency());
     result.details.update({{"ranks", world_.size()},
+                           {"ns_per_element_and_core", 1e9 * result.seconds * cores / world_.local_size() /
+                                                           static_cast<double>(spec_.elements)},
+                           {"threads_per_rank", omp_get_max_threads()},
                            {"elements", spec_.elements},
+                           {"share_sigma", share_.share_sigma},
+                           {"dither_shift", share_.dither_shift},
+                           {"peak_rss_mib_of_all_ranks", peak_mib_of_all_ranks()},
                            {"lane_bits", spec_.lane_bits},
                            {"word_bytes_per_rank", layout_.bytes()},
                            {"ring_bytes_per_rank", ring * static_cast<double>(layout_.bytes())}});
     results_.push_back(std::move(result));
   }
 
-  void secure_sums(const std::string& kind, const SecureSum::Prepare& prepare) {
+  int64_t peak_mib_of_all_ranks() {
+    struct rusage usage {};
+    getrusage(RUSAGE_SELF, &usage);
+    int64_t kib = usage.ru_maxrss;
+    world_.all_reduce_sum(std::span(&kib, 1));
+    return kib / 1024;
+  }
+
+  void secure_sums(const std::string& kind, const std::function<SecureSum::Prepare()>& prepare) {
     BenchResult result = in_turn(
-        name(kind), [&] { masked_->sum(++step_, 0, lanes_.span(), prepare); },
+        name(kind), [&] { ++step_, masked_->sum(step_, 0, lanes_.span(), prepare()); },
         "plaintext: the same without masks and hash",
-        [&] { plain_.sum(++step_, 0, lanes_.span(), prepare); });
+        [&] { ++step_, plain_.sum(step_, 0, lanes_.span(), prepare()); });
     const int64_t slices =
         (layout_.lanes + comm::secagg::LaneHash::kSlice - 1) / comm::secagg::LaneHash::kSlice;
     result.details["check_bytes_per_rank"] = 32 * slices + 32;
@@ -144,31 +197,86 @@ class CommBench {
     add(std::move(result));
   }
 
-  void plain_sums() {
+  // All that a private step adds where ranks release by shares: beside the sum of a step without privacy.
+  void release() {
+    BenchResult result = in_turn(
+        name("comm/release"),
+        [&] { ++step_, masked_->sum(step_, 0, lanes_.span(), contribution_.release(step_)); },
+        "a bare integer all-reduce of as many words", [&] { bare_sum(); });
+    if (spec_.step_seconds) {
+      result.details["step_seconds"] = *spec_.step_seconds;
+      result.details["share_of_step"] = result.seconds / *spec_.step_seconds;
+    }
+    add(std::move(result));
+    // Its parts, on all ranks at once.
     add(in_turn(
-        name("comm/plaintext"),
-        [&] { plain_.sum(++step_, 0, lanes_.span(), contribution_.gradient_and_noise()); },
+        name("comm/release/dither-and-noise"),
+        [&] {
+          const SecureSum::Prepare prepare = contribution_.release(++step_);
+          by_chunks(
+              [&](int64_t first, int64_t count) { prepare(first, lanes_.span().subspan(first, count)); });
+        },
+        "masks: " + std::to_string(mask_keys()) + " keys", [&] { mask_words(); }));
+    const comm::secagg::LaneHash hash(RootKey::from_system().stream(Purpose::kMask), 0, 0);
+    add(in_turn(
+        name("comm/release/hash-twice"),
+        [&] {
+          for (int pass = 0; pass < 2; ++pass)
+            by_chunks([&](int64_t first, int64_t count) {
+              const auto part = hash.part(first, lanes_.span().subspan(first, count));
+              asm volatile("" : : "r"(part.data()) : "memory");
+            });
+        },
         "a bare integer all-reduce of as many words", [&] { bare_sum(); }));
   }
 
+  // Calls call(first, count) for the lanes of chunks as SecureSum has them, by all threads.
+  template <typename Call>
+  void by_chunks(const Call& call) {
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < layout_.lanes; first += kChunk)
+      call(first, std::min(kChunk, layout_.lanes - first));
+  }
+
+  void plain_sums() {
+    add(in_turn(
+        name("comm/plaintext"),
+        [&] { ++step_, plain_.sum(step_, 0, lanes_.span(), contribution_.release(step_)); },
+        "a bare integer all-reduce of as many words", [&] { bare_sum(); }));
+  }
+
+  // Lanes of 32 bits are words: one buffer holds both.
+  std::span<uint32_t> words() {
+    if (layout_.bits == 32) return {reinterpret_cast<uint32_t*>(lanes_.data()), lanes_.span().size()};
+    words_.resize(static_cast<size_t>(layout_.words()));
+    return words_;
+  }
+  std::span<uint64_t> words64() {
+    words64_.resize(static_cast<size_t>(layout_.words()));
+    return words64_;
+  }
+
   void bare_sum() {
-    if (layout_.word_bits() == 64) {
-      words64_.resize(static_cast<size_t>(layout_.words()));
-      world_.all_reduce_sum(std::span<uint64_t>(words64_));
-    } else {
-      words_.resize(static_cast<size_t>(layout_.words()));
-      world_.all_reduce_sum(std::span<uint32_t>(words_));
-    }
+    layout_.word_bits() == 64 ? world_.all_reduce_sum(words64()) : world_.all_reduce_sum(words());
   }
 
   void mask_words() {
     const uint64_t nonce = comm::secagg::nonce_of(++step_, 0);
-    layout_.word_bits() == 64 ? keys_->lanes.apply(nonce, 0, std::span(words64_))
-                              : keys_->lanes.apply(nonce, 0, std::span(words_));
+    const auto apply = [&](const auto& all) {
+      const auto size = static_cast<int64_t>(all.size());
+#pragma omp parallel for schedule(static)
+      for (int64_t first = 0; first < size; first += kChunk)
+        keys_->lanes.apply(nonce, static_cast<uint64_t>(first),
+                           all.subspan(first, std::min(kChunk, size - first)));
+    };
+    layout_.word_bits() == 64 ? apply(words64()) : apply(words());
+  }
+
+  int64_t mask_keys() const {
+    return std::min<int64_t>(std::max<int64_t>(2, spec_.colluding_ranks + 1), world_.size() - 1);
   }
 
   void masks_alone() {
-    bare_sum();  // makes the words
     add(in_turn(
         name("comm/masks-alone"),
         [&] {
@@ -182,14 +290,15 @@ class CommBench {
   void ciphers() {
     if (world_.rank() == 0) {
       const size_t bytes = static_cast<size_t>(layout_.bytes());
-      const int64_t keys =
-          std::min<int64_t>(std::max<int64_t>(2, spec_.colluding_ranks + 1), world_.size() - 1);
+      const int64_t keys = mask_keys();
       const StreamKey key = RootKey::from_system().stream(Purpose::kMask);
       std::vector<uint32_t> stream(1 << 14);
       const auto ours = [&](size_t count) {
         for (size_t word = 0; word < count / 4; word += stream.size())
           fill_words(key, 1, word, std::span(stream).first(std::min(stream.size(), count / 4 - word)));
       };
+      const int threads = omp_get_max_threads();
+      omp_set_num_threads(1);  // ciphers are compared thread by thread
       BenchResult pass = time_in_turn(
           "comm/mask-pass/" + short_number(spec_.elements), [&] { mask_words(); },
           "the key stream of as many bytes",
@@ -207,6 +316,7 @@ class CommBench {
       const unsigned char sodium_key[32] = {1, 2, 3}, nonce[12] = {};
       keystream("keystream/chacha20/libsodium", std::string("libsodium ") + sodium_version_string(), ours,
                 [&] { crypto_stream_chacha20_ietf(out.data(), out.size(), nonce, sodium_key); });
+      omp_set_num_threads(threads);
     }
     world_.barrier();
   }
@@ -229,6 +339,7 @@ class CommBench {
   Communicator& world_;
   const Spec& spec_;
   const LaneLayout layout_;
+  const RankShare share_;
   FlatBuffer<int32_t> lanes_;
   Contribution contribution_;
   SecureSum plain_;
@@ -244,30 +355,40 @@ class CommBench {
 
 int bench_comm(const Arguments& arguments) {
   Spec spec;
-  Options options("mpirun -np N dpfa bench comm --mode plaintext|masked [--elements N] [--json]",
+  Options options("mpirun -np N dpfa bench comm --mode plaintext|masked|release [--elements N] [--json]",
                   "Times sums over ranks, and the masks and ciphers of secure ones. Rank 0 prints.");
-  options.add("mode", &spec.mode, "masked (beside plaintext) or plaintext (beside a bare all-reduce)")
+  options
+      .add("mode", &spec.mode,
+           "masked (beside plaintext); plaintext, or the whole release of a step (both beside a bare "
+           "all-reduce)")
       .add("elements", &spec.elements, "integers of each contribution")
       .add("lane_bits", &spec.lane_bits, "16, 21 or 32 bits for each")
       .add("colluding_ranks", &spec.colluding_ranks, "ranks that may collude: each rank shares one more keys")
-      .add("stddev", &spec.stddev, "standard deviation of the noise; default 2^(lane_bits - 8)")
+      .add("noise_multiplier", &spec.noise_multiplier, "of the plan whose noise, dither and cuts are timed")
+      .add(
+          "step_seconds", &spec.step_seconds,
+          "--mode release: of one rank's step on as many threads (dpfa bench step), to state the share of it")
+      .add("threads", &spec.threads, "threads of each rank; 0: this rank's share of the host's cores")
       .add("repeats", &spec.repeats, "timed repeats of each, after one that is not timed")
       .flag("json", &spec.json, "one JSON object");
   if (!options.parse(arguments)) return 0;
-  if (spec.mode != "masked" && spec.mode != "plaintext")
-    throw ConfigError("--mode " + spec.mode + ": masked or plaintext");
+  if (spec.mode != "masked" && spec.mode != "plaintext" && spec.mode != "release")
+    throw ConfigError("--mode " + spec.mode + ": masked, plaintext or release");
   if (spec.elements < 1 || spec.repeats < 1) throw ConfigError("--elements and --repeats must be at least 1");
   LaneLayout{static_cast<int>(spec.lane_bits), spec.elements}.check();
-  if (!spec.stddev) spec.stddev = std::ldexp(1.0, static_cast<int>(spec.lane_bits) - 8);
-  if (!(*spec.stddev >= DiscreteGaussian::kSmallest && *spec.stddev <= std::ldexp(1.0, 24)))
-    throw ConfigError("--stddev must lie between 1 and 2^24");
+  if (!(spec.noise_multiplier > 0) || spec.colluding_ranks < 0 || spec.threads < 0 ||
+      !(spec.step_seconds.value_or(1) > 0))
+    throw ConfigError(
+        "--noise_multiplier and --step_seconds must be above 0, --colluding_ranks and --threads at least 0");
   const auto world = comm::make_mpi_communicator(std::nullopt);
-  if (spec.mode == "masked" && (world->size() < 2 || spec.colluding_ranks >= world->size()))
+  if (spec.mode != "plaintext" && (world->size() < 2 || spec.colluding_ranks >= world->size()))
     throw ConfigError(
         "masks need two ranks and one that does not collude: start with mpirun -np N, N >= 2 and "
         "more than --colluding_ranks");
+  check_memory(spec, *world);
+  train::set_threads(spec.threads, world->local_size());
   const std::vector<BenchResult> results = CommBench(*world, spec).run();
-  if (world->rank() == 0) print_results(results, 1, spec.json);
+  if (world->rank() == 0) print_results(results, omp_get_max_threads(), spec.json);
   return 0;
 }
 

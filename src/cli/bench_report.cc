@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <iomanip>
 #include <iostream>
 
+#include "src/base/error.h"
 #include "src/base/processor.h"
 
 namespace dpfa::cli {
@@ -35,6 +37,16 @@ BenchResult time_in_turn(const std::string& name, const std::function<void()>& w
     baseline_seconds.push_back(seconds_of(baseline_work));
   }
   return {name, baseline, median(seconds), median(baseline_seconds), repeats};
+}
+
+void expect_memory(double bytes, const std::string& what) {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  for (double kib = 0; file >> key >> kib && std::getline(file, unit);)
+    if (key == "MemAvailable:" && bytes > 1024 * kib)
+      throw ConfigError(what + " need about " + std::to_string(static_cast<int64_t>(bytes / 0x1p20)) +
+                        " MiB, and " + std::to_string(static_cast<int64_t>(kib / 1024)) +
+                        " are available: take fewer");
 }
 
 void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json) {

@@ -25,6 +25,10 @@ BenchResult time_in_turn(const std::string& name, const std::function<void()>& w
 
 double median(std::vector<double> values);  // of at least one
 
+// Throws ConfigError where the host has fewer bytes available than `what` needs (as far as /proc/meminfo
+// says).
+void expect_memory(double bytes, const std::string& what);
+
 void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json);
 
 int bench_norms(const std::vector<std::string>& arguments);
