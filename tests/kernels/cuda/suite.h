@@ -53,7 +53,8 @@ std::vector<Case> bucket_cases();  // the same; none where NCCL is not built
 
 inline std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (const auto& cases : {gram_cases(), product_cases(), reducer_cases(), noise_cases(), pass_cases(), bucket_cases()})
+  for (const auto& cases :
+       {gram_cases(), product_cases(), reducer_cases(), noise_cases(), pass_cases(), bucket_cases()})
     all.insert(all.end(), cases.begin(), cases.end());
   return all;
 }
