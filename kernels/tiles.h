@@ -35,7 +35,7 @@ DPFA_HOST_DEVICE constexpr TilePair tile_pair(int64_t index) {
   return {row, index - triangle(row)};
 }
 // An entry (t, t') below the diagonal of tiles stands for (t', t) as well.
-DPFA_HOST_DEVICE constexpr int pair_weight(TilePair pair) {
+DPFA_HOST_DEVICE inline int pair_weight(TilePair pair) {
   return pair.row == pair.column || DPFA_PLANT("gram_pairs_counted_once") ? 1 : 2;
 }
 

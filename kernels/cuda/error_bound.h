@@ -21,7 +21,7 @@ inline constexpr double kLargestDouble = 0x1.fffffffffffffp1023;
 
 // Every byte of a slot or norm before a kernel writes it, so that it reads as NaN: what was not computed
 // gives the factor 0.
-constexpr int unwritten_byte() { return DPFA_PLANT("unwritten_slot_accepted") ? 0 : 0xFF; }
+inline int unwritten_byte() { return DPFA_PLANT("unwritten_slot_accepted") ? 0 : 0xFF; }
 
 // |computed - exact| <= product_error(n) sum |a_i b_i| + underflow(n) for a product of n terms; 1.01 covers
 // second-order terms.

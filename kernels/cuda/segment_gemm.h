@@ -49,7 +49,8 @@ struct SegmentProduct {
 class SegmentGemmPlan {
  public:
   // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every operand. Throws InternalError
-  // for shapes, strides and pointers that do not fit, Unsupported for a path that the device lacks.
+  // for shapes, strides and pointers that do not fit, Unsupported for a path that the device lacks. The paths
+  // need not round alike: what is measured is what is added within one plan.
   SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets,
                   TensorPath path = TensorPath::kMmaSync);
 

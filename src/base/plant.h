@@ -20,16 +20,11 @@ DPFA_HOST_DEVICE constexpr bool same_text(const char* a, const char* b) {
 #elif defined(DPFA_PLANTS)
 #include <cstdlib>
 #include <string_view>
-#include <type_traits>
 
 namespace dpfa::internal {
-inline bool is_in_environment(std::string_view name) {
+inline bool plant_is_alive(std::string_view name) {
   const char* alive = std::getenv("DPFA_PLANT");
   return alive != nullptr && name == alive;
-}
-// Asleep in constants, which are made before there is an environment.
-constexpr bool plant_is_alive(std::string_view name) {
-  return std::is_constant_evaluated() ? false : is_in_environment(name);
 }
 }  // namespace dpfa::internal
 #define DPFA_PLANT(name) (::dpfa::internal::plant_is_alive(name))

@@ -1,14 +1,15 @@
 # cmake -DFOLDERS=...,... -DARCHITECTURES=sm_80,... -P ptxas_test.cmake
 #
-# What ptxas said of the kernels for norms, products, updates and secure sums: none spills registers or keeps arrays in memory, on any
-# architecture, and none of them is missing from the reports.
+# What ptxas said of the kernels for norms, products, updates and secure sums: none spills registers or keeps arrays in
+# memory, on any architecture, and none of them is missing from the reports.
 
 cmake_minimum_required(VERSION 3.25)
 
 string(REPLACE "," ";" architectures "${ARCHITECTURES}")
 string(REPLACE "," ";" folders "${FOLDERS}")
 # Part of the mangled name, and how many kernels have it.
-set(kernels gram_tiles_kernel gram_wgmma_kernel segment_gemm_kernel segment_wgmma_kernel noisy_step_kernel make_words_kernel read_words_kernel)
+set(kernels gram_tiles_kernel gram_wgmma_kernel segment_gemm_kernel segment_wgmma_kernel noisy_step_kernel
+  make_words_kernel read_words_kernel)
 set(count_gram_tiles_kernel 1)
 set(count_gram_wgmma_kernel 1)
 set(count_segment_gemm_kernel 4)
