@@ -14,6 +14,8 @@ namespace {
 
 using device::Phase;
 
+const at::Device kGpu(at::kCUDA, 0);
+
 // A learning rate that keeps the weights, and so the work of a step, as they are.
 AdamwStep adamw(int64_t step) { return {1e-6, 0.9, 0.999, 1e-8, 0.1, step}; }
 
@@ -66,8 +68,8 @@ struct Trained {
   explicit Trained(const BenchShape& s)
       : shape(shape_of(s)),
         type(s.compute == "bf16" ? at::kBFloat16 : at::kFloat),
-        parameters(initial(shape), type, at::kCUDA),
-        model(shape, type, at::kCUDA) {
+        parameters(initial(shape), type, kGpu),
+        model(shape, type, kGpu) {
     model.bind(parameters.compute);
   }
   static std::vector<float> initial(const plan::Gpt2Shape& shape) {
@@ -97,7 +99,7 @@ class PrivateStep {
       : trained_(s),
         own_(make_example_kernels(model::decay_ranges(model::gpt2_parameters(trained_.shape)),
                                   trained_.shape.parameter_count(), nullptr)),
-        library_(device::make_library_kernels(trained_.type, at::kCUDA, *own_)),
+        library_(device::make_library_kernels(trained_.type, kGpu, *own_)),
         // Noise 1, sensitivity 1, a divisor of the batch size: numbers that a plan would have.
         step_({1,
                -22,
@@ -174,8 +176,10 @@ double peak_mib(const BenchShape& s, Tokens& tokens) {
 
 std::vector<Timing> bench_step(const BenchShape& s) {
   if (s.width % 64 != 0) throw ConfigError("--width must be a multiple of 64: heads have 64 channels");
+  if ((s.slots > 0 ? s.slots : s.batch) > 255)
+    throw ConfigError("more than 255 examples in one microbatch: give --slots of at most 255");
   Tokens tokens(s);
-  at::zeros({1}, at::kCUDA);  // the context of the device counts to no step
+  at::zeros({1}, kGpu);  // the context of the device counts to no step
   const double peak = peak_mib<PrivateStep>(s, tokens), plain_peak = peak_mib<PlainStep>(s, tokens);
   PrivateStep with_privacy(s);
   PlainStep plain(s);

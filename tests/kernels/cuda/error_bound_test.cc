@@ -192,6 +192,64 @@ TEST(GramBound, HoldsTheTrueNormForEveryLengthUnderCancellation) {
   EXPECT_GT(refused, 20);
 }
 
+// The head of a tied table with output gradients e.x (vocabulary) and inputs e.g, and embedding gradients
+// that are `share` of what would cancel the head's rows: -1 leaves what bf16 cannot hold, 1 doubles them.
+struct TiedExample {
+  Example head;
+  Rows embedding;
+  std::vector<size_t> ids;
+  double exact = 0, rows_squared = 0, term = 0, magnitude = 0;
+
+  TiedExample(uint32_t seed, int tokens, int vocabulary, int width, float share)
+      : head(made_example(seed, tokens, vocabulary, width, 1, 1)) {
+    std::vector<std::vector<double>> table(vocabulary, std::vector<double>(width)), sums = table;
+    for (int t = 0; t < tokens; ++t) {
+      ids.push_back(static_cast<size_t>(7 * t % vocabulary));
+      for (int v = 0; v < vocabulary; ++v)
+        for (int c = 0; c < width; ++c) table[v][c] += static_cast<double>(head.x[t][v]) * head.g[t][c];
+    }
+    for (int t = 0; t < tokens; ++t) {
+      embedding.emplace_back(width);
+      const auto count = static_cast<float>(std::count(ids.begin(), ids.end(), ids[t]));
+      for (int c = 0; c < width; ++c)
+        embedding[t][c] = to_bf16(share * static_cast<float>(table[ids[t]][c]) / count);
+      for (int c = 0; c < width; ++c) sums[ids[t]][c] += embedding[t][c];
+    }
+    for (int v = 0; v < vocabulary; ++v)
+      for (int c = 0; c < width; ++c) {
+        const double row = static_cast<float>(sums[v][c]);
+        rows_squared += row * row;
+        exact += (table[v][c] + row) * (table[v][c] + row);
+      }
+    for (int t = 0; t < tokens; ++t)
+      for (int u = 0; u < tokens; ++u) {
+        const double z = head.x[u][ids[t]];
+        term += tensor_product(embedding[t], head.g[u], 8) * z;
+        magnitude += padded_norm(dot(embedding[t], embedding[t]), width) *
+                     padded_norm(dot(head.g[u], head.g[u]), width) * std::abs(z);
+      }
+  }
+};
+
+TEST(TiedBound, HoldsTheNormOfTheWholeTableAndNeedsItsCrossTerm) {
+  constexpr int kVocabulary = 29, kColumns = 72;
+  int certified = 0, refused = 0, without_cross = 0;
+  uint32_t seed = 1;
+  for (const int tokens : {1, 5, 64, 129})
+    for (const float share : {-1.0f, -0.5f, 0.01f, 1.0f}) {
+      const TiedExample e(++seed, tokens, kVocabulary, kColumns, share);
+      const GramResult head = gram_norm(e.head);
+      const GramResult whole = tied_result(head, e.rows_squared, e.term, e.magnitude, kColumns);
+      ASSERT_LE(std::abs(whole.squared - e.exact), whole.error) << tokens << " tokens, share " << share;
+      ++(is_certified(whole, tokens, kVocabulary, kColumns) ? certified : refused);
+      const GramResult parts = tied_result(head, e.rows_squared, 0, e.magnitude, kColumns);
+      if (upper_squared(parts) < e.exact) ++without_cross;
+    }
+  EXPECT_GE(certified, 4);
+  EXPECT_GE(refused, 1);
+  EXPECT_GE(without_cross, 4) << "the cross term is not what holds the bound";
+}
+
 TEST(GramBound, OfWhatWasNotComputedIsNeverCertifiedAndGivesFactorZero) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const double infinity = std::numeric_limits<double>::infinity();
