@@ -77,9 +77,10 @@ std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
   if (claims.network.event)
     text += "The same epsilon holds for anyone who also reads what the ranks send each other.\n";
   if (claims.insiders.event)
-    text += "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
-            " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n"
-            "It covers records that they cannot simply read: data.train without {rank} is one folder for all.\n";
+    text +=
+        "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
+        " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n"
+        "It covers records that they cannot simply read: data.train without {rank} is one folder for all.\n";
   text += "Not protected:\n";
   if (!plan.noise_shares())
     text +=
