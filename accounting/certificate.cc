@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "accounting/inversion.h"
+#include "accounting/share_certificate.h"
 #include "src/base/error.h"
 #include "src/base/plant.h"
 
@@ -50,54 +51,98 @@ GaussianSteps read_steps(const json& event, int64_t count) {
   return {plain ? 1 : number(event, "sample_rate"), noise, count};
 }
 
-std::vector<GaussianSteps> steps_of(const LedgerReport& report) {
+constexpr const char* kShares = "poisson_subsampled_noise_shares";
+
+int64_t whole(const json& event, const char* name) {
+  if (!event.contains(name) || !event.at(name).is_number_integer())
+    throw NotDerived{"an event lacks " + std::string(name)};
+  return event.at(name).get<int64_t>();
+}
+
+ShareSteps read_shares(const json& event, int64_t count, Observer observer) {
+  if (event.value("mechanism", "") != kShares)
+    throw NotDerived{"noise shares beside other mechanisms are not covered"};
+  const int64_t colluding = observer == Observer::kOutsiders ? 0 : whole(event, "colluding_ranks");
+  return {
+      number(event, "sample_rate"), number(event, "share_sigma"),      whole(event, "ranks"),     colluding,
+      number(event, "sensitivity"), whole(event, "rounded_dimension"), whole(event, "dimension"), count};
+}
+
+struct Part {
+  const json* event;
+  int64_t count;
+};
+
+std::vector<Part> parts_of(const LedgerReport& report) {
   const json& planned = report.open.at("plan").at("event");
-  std::vector<GaussianSteps> steps;
+  std::vector<Part> parts;
   int64_t charged = 0;
   for (const Spending& part : report.spending) {
-    steps.push_back(read_steps(part.event.is_null() ? planned : part.event, part.charges));
+    parts.push_back({part.event.is_null() ? &planned : &part.event, part.charges});
     charged += part.charges;
   }
   const int64_t rest = report.open.at("plan").at("steps").get<int64_t>() - charged;
-  if (rest > 0) steps.push_back(read_steps(planned, rest));
-  return steps;
+  if (rest > 0) parts.push_back({&planned, rest});
+  return parts;
 }
 
-void judge(const LedgerReport& report, Certificate& certificate) {
-  const double reported = report.epsilon;
+EpsilonBracket bracket_of(const LedgerReport& report, Observer observer, double near, bool& of_shares) {
+  const std::vector<Part> parts = parts_of(report);
+  of_shares = std::any_of(parts.begin(), parts.end(),
+                          [](const Part& part) { return part.event->value("mechanism", "") == kShares; });
+  if (of_shares) {
+    std::vector<ShareSteps> steps;
+    for (const Part& part : parts) steps.push_back(read_shares(*part.event, part.count, observer));
+    const ShareBracket bracket = certified_share_epsilon(steps, report.delta, near);
+    return {bracket.lower, bracket.upper, bracket.reason};
+  }
+  std::vector<GaussianSteps> steps;
+  for (const Part& part : parts) steps.push_back(read_steps(*part.event, part.count));
+  return certified_epsilon(steps, report.delta, near);
+}
+
+std::string number_text(double value) { return json(value).dump(); }
+
+void judge(double reported, double lower_bound, bool of_shares, Certificate& certificate) {
   // What is exact here may be off by its own rounding there: a contradiction is larger.
   constexpr double kRounding = 1e-9;
-  if (reported < certificate.lower * (1 - kRounding) && !DPFA_PLANT("verifier_trusts_the_accountant")) {
+  const auto refute = [&](const std::string& reason) {
     certificate.verdict = Verdict::kRefuted;
-    certificate.reason = "the reported epsilon lies below the exact one";
-  } else if (report.lower_bound > certificate.upper * (1 + kRounding)) {
-    certificate.verdict = Verdict::kRefuted;
-    certificate.reason = "the reported lower bound lies above the exact epsilon";
-  } else {
-    certificate.gap = reported > 0 ? std::max(0.0, certificate.upper / reported - 1) : certificate.upper;
-    if (certificate.upper == reported) certificate.gap = 0;  // both infinite
-    certificate.verdict = certificate.gap <= kLargestGap ? Verdict::kConfirmed : Verdict::kNotDerived;
-    if (certificate.verdict == Verdict::kNotDerived)
-      certificate.reason =
-          "the bracket is wider than " + json(kLargestGap).dump() + " above the reported epsilon";
-  }
+    certificate.reason = reason;
+  };
+  if (reported < certificate.lower * (1 - kRounding) && !DPFA_PLANT("verifier_trusts_the_accountant"))
+    return refute("the reported epsilon lies below the exact one");
+  if (lower_bound > certificate.upper * (1 + kRounding))
+    return refute("the reported lower bound lies above the exact epsilon");
+  if (of_shares && reported < certificate.upper * (1 - kContradiction))
+    return refute("the reported epsilon " + number_text(reported) + " lies below " +
+                  number_text(certificate.upper) + ", the least that the second derivation proves");
+  certificate.gap = reported > 0 ? std::max(0.0, certificate.upper / reported - 1) : certificate.upper;
+  if (certificate.upper == reported) certificate.gap = 0;  // both infinite
+  certificate.verdict = certificate.gap <= kLargestGap ? Verdict::kConfirmed : Verdict::kNotDerived;
+  if (certificate.verdict == Verdict::kNotDerived)
+    certificate.reason =
+        "the bracket is wider than " + json(kLargestGap).dump() + " above the reported epsilon";
 }
 
 }  // namespace
 
-Certificate certify(const LedgerReport& report) {
+Certificate certify(const LedgerReport& report, Observer observer) {
   Certificate certificate;
   certificate.upper = std::numeric_limits<double>::infinity();
   if (!report.valid || !report.is_private) {
     certificate.reason = report.valid ? "the run is not private" : "the ledger is not valid";
     return certificate;
   }
+  const bool outside = observer == Observer::kOutsiders;
+  const double reported = outside ? report.epsilon_outsiders : report.epsilon;
   try {
-    const EpsilonBracket bracket = certified_epsilon(steps_of(report), report.delta, report.epsilon);
+    bool of_shares = false;
+    const EpsilonBracket bracket = bracket_of(report, observer, reported, of_shares);
     certificate.lower = bracket.lower;
     certificate.upper = bracket.upper;
     certificate.reason = bracket.reason;
-    if (bracket.reason.empty()) judge(report, certificate);
+    if (bracket.reason.empty()) judge(reported, outside ? 0 : report.lower_bound, of_shares, certificate);
   } catch (const NotDerived& cause) {
     certificate.reason = cause.reason;
   } catch (const json::exception& error) {

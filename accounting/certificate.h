@@ -1,9 +1,9 @@
 // What a third party may conclude from a verified ledger: a second derivation of its epsilon, by code and
 // formulas that the accountant does not share (inversion.h), read from the ledger's JSON on its own.
 //
-// Covered: plain, Poisson-sampled and same-sample Gaussians, add_or_remove_one or zero_out (the same pair of
-// laws: the record's contribution against none). Other events are not derived a second time, which is said
-// and is no defect.
+// Covered: plain, Poisson-sampled and same-sample Gaussians, and noise shares by themselves
+// (share_certificate.h), add_or_remove_one or zero_out (the same pair of laws: the record's contribution
+// against none). Other events are not derived a second time, which is said and is no defect.
 #pragma once
 
 #include <string>
@@ -26,9 +26,16 @@ struct Certificate {
 };
 
 inline constexpr double kLargestGap = 1e-5;  // beyond it the verdict is kNotDerived
+// Both derivations of noise shares are upper bounds, and the second is made to be the smaller one: a report
+// below it by more than this share contradicts it.
+inline constexpr double kContradiction = 1e-4;
 
-// Of report.epsilon at report.delta. A report that is not valid, or of a run that is not private, is
+// Whose claim: that to the ranks which the events let collude (report.epsilon), or to everybody who is no
+// rank (report.epsilon_outsiders). They differ where noise comes in shares.
+enum class Observer { kColludingRanks, kOutsiders };
+
+// Of the observer's epsilon at report.delta. A report that is not valid, or of a run that is not private, is
 // kNotDerived.
-Certificate certify(const LedgerReport& report);
+Certificate certify(const LedgerReport& report, Observer observer = Observer::kColludingRanks);
 
 }  // namespace dpfa::accounting

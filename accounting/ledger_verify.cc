@@ -8,6 +8,7 @@
 #include "accounting/accountant.h"
 #include "accounting/event.h"
 #include "accounting/ledger_chain.h"
+#include "accounting/share_ledger.h"
 #include "accounting/text_file.h"
 #include "src/base/error.h"
 
@@ -109,11 +110,15 @@ class Verifier {
 
   std::string take(const json& entry) {
     const std::string kind = entry.at("kind");
+    if (kind == "open") plan_ = entry.value("plan", json());
+    if (kind == "start") start_ = entry;
     if (kind == "start") ++starts_;
     if (kind == "torn") add_torn();
     if (kind != "charge") return {};
     const int64_t step = entry.at("step");
     if (starts_ == 0) return "step " + std::to_string(step) + " is charged before any start";
+    const std::string problem = share_contradiction(plan_, start_, entry.at("event"));
+    if (!problem.empty()) return "step " + std::to_string(step) + ": " + problem;
     add({starts_ - 1, entry.at("event"), step, step, 1});
     return {};
   }
@@ -143,6 +148,10 @@ class Verifier {
     if (blake2b_hex(open.at("plan").dump()) != open.at("plan_digest")) {
       throw Invalid{"the plan in line 1 does not fit its plan_digest"};
     }
+    const json& plan = open.at("plan");
+    const std::string problem =
+        share_contradiction(plan, json(), plan.is_object() ? plan.value("event", json()) : json());
+    if (!problem.empty()) throw Invalid{"the plan in line 1: " + problem};
     report_.not_private_because = why_not_private(open);
     report_.is_private = report_.not_private_because.empty();
     if (report_.is_private) compute(read_terms(open.at("plan")));
@@ -170,6 +179,7 @@ class Verifier {
   }
 
   LedgerReport report_;
+  json plan_, start_;  // of the open line; of the last process start
   int64_t starts_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 
+#include "comm/secagg/lane_hash.h"
 #include "src/base/check.h"
 #include "src/base/clones.h"
 #include "src/base/plant.h"
@@ -70,6 +71,20 @@ void Masks::apply(uint64_t nonce, uint64_t first, std::span<uint32_t> words) con
 
 void Masks::apply(uint64_t nonce, uint64_t first, std::span<uint64_t> words) const {
   apply_words(nonce, first, words);
+}
+
+void Masks::apply_to_residues(uint64_t nonce, uint64_t first, std::span<uint64_t> residues) const {
+  for (const Key& key : keys_) {
+    Masks one;
+    one.add_key(key.key, /*subtract=*/false);
+    std::vector<uint64_t> stream(residues.size());
+    one.apply(nonce, first, std::span(stream));
+    for (size_t i = 0; i < residues.size(); ++i) {
+      const uint64_t pad = stream[i] % LaneHash::kPrime;
+      residues[i] = add_mod(residues[i], key.subtract && pad > 0 ? LaneHash::kPrime - pad : pad);
+    }
+    explicit_bzero(stream.data(), stream.size() * sizeof(uint64_t));
+  }
 }
 
 }  // namespace dpfa::comm::secagg

@@ -40,6 +40,10 @@ class Masks {
   // For a device that makes the same words in its own memory.
   std::span<const Key> keys() const { return keys_; }
 
+  // The same modulo LaneHash::kPrime, for residues below it: residues[i] takes word first + i of the stream
+  // in words of 64 bits, of which each residue is left over from 8 or 9, so it is uniform up to 2^-61.
+  void apply_to_residues(uint64_t nonce, uint64_t first, std::span<uint64_t> residues) const;
+
  private:
   friend struct test::MasksAccess;
   template <typename Word>

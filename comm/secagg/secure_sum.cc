@@ -183,13 +183,17 @@ bool SecureSum::verifies(uint64_t nonce, const Bucket::Hashes& hashes) {
 }
 
 HashTotals SecureSum::sum_hashes(uint64_t nonce, const HashTotals& own) {
+  // Masked modulo the prime first: sums of bare halves would tell, by their carries, more of single hashes
+  // than the hash of the sum does.
+  HashTotals masked = own;
+  if (!DPFA_PLANT("hash_carries_seen")) keys_->hashes.apply_to_residues(nonce, 0, masked);
   // 61 bits of each rank do not add up in 64: the low 31 and the high 30 bits travel in words of their own.
   std::vector<uint64_t> words;
-  for (const uint64_t value : own) {
+  for (const uint64_t value : masked) {
     words.push_back(value & ((uint64_t{1} << kLowBits) - 1));
     words.push_back(value >> kLowBits);
   }
-  keys_->hashes.apply(nonce, 0, words);
+  if (DPFA_PLANT("hash_carries_seen")) keys_->hashes.apply(nonce, 0, words);
   communicator_.all_reduce_sum(std::span<uint64_t>(words));
   HashTotals totals;
   for (size_t k = 0; k < own.size(); ++k) {

@@ -75,18 +75,22 @@ int run_verify(const Arguments& arguments) {
   std::vector<accounting::LedgerAnchor> anchors;
   for (const std::string& head : heads) anchors.push_back({0, head, "--head"});
   LedgerReport report = accounting::verify_ledger(run, anchors);
-  const accounting::Certificate certificate = accounting::certify(report);
-  if (certificate.verdict == accounting::Verdict::kRefuted) {
+  using accounting::Observer;
+  const Certificates certificates = {accounting::certify(report, Observer::kColludingRanks),
+                                     accounting::certify(report, Observer::kOutsiders)};
+  for (const accounting::Certificate& certificate : {certificates.of_ranks, certificates.of_outsiders}) {
+    if (certificate.verdict != accounting::Verdict::kRefuted) continue;
     report.valid = false;
     report.reason = "the second derivation refutes the accountant: " + certificate.reason +
                     ". This is a defect of dpfa; report it with this ledger";
   }
   if (as_json) {
     json object = ledger_json(report);
-    object["certificate"] = certificate_json(certificate);
+    object["certificate"] = certificate_json(certificates.of_ranks);
+    object["certificate_outsiders"] = certificate_json(certificates.of_outsiders);
     std::cout << object.dump() << "\n";
   } else {
-    print_certificate(report, certificate, heads.size());
+    print_certificate(report, certificates, heads.size());
   }
   return exit_code(report);
 }

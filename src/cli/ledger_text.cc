@@ -36,9 +36,9 @@ std::string verdict_name(Verdict verdict) {
                                         : "not_derived";
 }
 
-void print_second_derivation(const Certificate& certificate) {
-  std::cout << "second derivation (inversion of the Laplace transform with certified error, no code shared "
-               "with the\n"
+void print_second_derivation(const std::string& whose, const Certificate& certificate) {
+  std::cout << "second derivation" << whose
+            << " (inversion of the Laplace transform with certified error, no code shared with the\n"
                "accountant): ";
   if (certificate.verdict == Verdict::kNotDerived) {
     std::cout << "none. The epsilon rests on the accountant alone: " << certificate.reason << "\n";
@@ -160,7 +160,7 @@ void print_summary(const LedgerReport& report) {
             << "; no analysis can go below " << short_text(report.lower_bound) << "\n";
 }
 
-void print_certificate(const LedgerReport& report, const Certificate& certificate, size_t heads) {
+void print_certificate(const LedgerReport& report, const Certificates& certificates, size_t heads) {
   if (report.valid && report.is_private) {
     const json& plan = report.open.at("plan");
     std::cout << "run " << text_field(report.open, "run_id") << " on data set "
@@ -171,7 +171,9 @@ void print_certificate(const LedgerReport& report, const Certificate& certificat
   }
   print_summary(report);
   if (!report.valid || !report.is_private) return;
-  print_second_derivation(certificate);
+  const bool differ = report.epsilon_outsiders < report.epsilon;
+  print_second_derivation(differ ? " of the epsilon to colluding ranks" : "", certificates.of_ranks);
+  if (differ) print_second_derivation(" of that to everybody else", certificates.of_outsiders);
   std::cout << (heads == 0 ? std::string("No digest kept elsewhere was given.\n")
                            : "Compared with " + std::to_string(heads) +
                                  " digest(s) given with --head: all are in it.\n")

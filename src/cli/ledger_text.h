@@ -19,11 +19,17 @@ nlohmann::json ledger_json(const accounting::LedgerReport& report);
 nlohmann::json spending_json(const accounting::LedgerReport& report);
 nlohmann::json certificate_json(const accounting::Certificate& certificate);
 
+// Of the epsilon to the ranks that may collude, and of that to everybody who is no rank: equal where the
+// noise is no rank's share.
+struct Certificates {
+  accounting::Certificate of_ranks, of_outsiders;
+};
+
 void print_spending(const accounting::LedgerReport& report);
 void print_summary(const accounting::LedgerReport& report);
 // The whole statement for a third party. `heads`: how many digests from elsewhere the ledger was compared
 // with.
-void print_certificate(const accounting::LedgerReport& report, const accounting::Certificate& certificate,
+void print_certificate(const accounting::LedgerReport& report, const Certificates& certificates,
                        size_t heads);
 
 }  // namespace dpfa::cli

@@ -24,7 +24,7 @@ struct Claim {
 
 struct Claims {
   Claim outsiders;  // model, checkpoints, ledger, metrics
-  Claim network;    // also what ranks send each other
+  Claim network;    // also what ranks send each other, and when
   Claim insiders;   // colluding_ranks of the ranks: also their own records, noise and every sum
 };
 

@@ -77,8 +77,10 @@ std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
   if (claims.network.event)
     text += "The same epsilon holds for anyone who also reads what the ranks send each other.\n";
   if (claims.insiders.event)
-    text += "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
-            " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n";
+    text +=
+        "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
+        " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n"
+        "It covers records that they cannot simply read: data.train without {rank} is one folder for all.\n";
   text += "Not protected:\n";
   if (!plan.noise_shares())
     text +=
@@ -162,7 +164,10 @@ std::string PrivacyPlan::statement(const RunFacts& facts) const {
                                  : " (given)";
   lines.paragraph("Privacy statement");
   lines.add("privacy unit", "one record, truncated to the model's context");
-  lines.add("relation", "add_or_remove_one: neighbouring datasets differ by one record");
+  const auto shares = noise_shares();
+  const bool dithered_apart = shares && shares->ranks > 1 && shares->share.dither_shift > 0;
+  lines.add("relation", std::string("add_or_remove_one: neighbouring datasets differ by one record") +
+                            (dithered_apart ? ", the others on the same ranks" : ""));
   add_sampling(*this, lines);
   lines.add("noise_multiplier", format_real(noise_multiplier()) + target);
   lines.add("max_grad_norm", format_real(max_grad_norm()) + " (L2, flat over all trainable parameters)");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <sstream>
 
 #include "src/base/check.h"
 #include "src/base/error.h"
@@ -53,6 +54,15 @@ std::string name_data(const plan::DataConfig& config, const data::Dataset& train
     name += (rank == 0 ? "" : "+") + id;
   }
   return name;
+}
+
+bool counts_all_of(const std::string& counted, const std::string& present) {
+  const std::string names = "+" + counted + "+";
+  std::istringstream ids(present);
+  bool all = !present.empty();
+  for (std::string id; std::getline(ids, id, '+');)
+    all = all && names.find("+" + id + "+") != std::string::npos;
+  return all;
 }
 
 }  // namespace dpfa::train

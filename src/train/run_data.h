@@ -22,4 +22,8 @@ void open_data(const plan::DataConfig& config, int rank, std::optional<data::Dat
 std::string name_data(const plan::DataConfig& config, const data::Dataset& train,
                       comm::Communicator& communicator);
 
+// Whether a ledger under the name `counted` counts every data set of the name `present`: a run may go on
+// where ranks with records of their own have left.
+bool counts_all_of(const std::string& counted, const std::string& present);
+
 }  // namespace dpfa::train

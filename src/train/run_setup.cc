@@ -138,7 +138,7 @@ void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledg
   if (open.at("plan_digest") != opening_plan(setup, open).digest())
     throw StateError("the privacy plan of this configuration is not that of the ledger in '" +
                      setup.run_dir.string() + "': resume with the configuration of the run (its config.ini)");
-  if (open.at("dataset_id") != setup.dataset_id)
+  if (!counts_all_of(open.at("dataset_id").get<std::string>(), setup.dataset_id))
     throw StateError("the ledger in '" + setup.run_dir.string() + "' belongs to dataset " +
                      open.at("dataset_id").get<std::string>() + ", data.train is dataset " +
                      setup.dataset_id);

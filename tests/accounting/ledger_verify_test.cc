@@ -16,6 +16,7 @@ namespace {
 
 using dpfa::testing::TemporaryFolder;
 using dpfa::testing::write_text;
+using nlohmann::json;
 using testing::event;
 using testing::open_fields;
 
@@ -65,30 +66,69 @@ TEST(LedgerVerify, EpsilonIsThatOfThePlanUntilMoreIsCharged) {
 
 // A run of four ranks that goes on with three: every charge names its own ranks and shares.
 TEST(LedgerVerify, NoiseSharesHaveAnEpsilonForColludingRanksAndOneForEverybodyElse) {
-  const auto shares = [](int64_t ranks, int64_t colluding) {
-    const double sigma = 9e6 / std::sqrt(static_cast<double>(ranks - 1));
-    return NoiseSharesEvent{0.05, sigma, ranks, colluding, 5e6, 0, 1000};
-  };
-  const nlohmann::json plan = {{"steps", 10}, {"target_delta", 1e-5}, {"event", to_json(shares(4, 1))}};
-  nlohmann::json open = testing::open_fields();
-  open["plan"] = plan;
-  open["plan_digest"] = blake2b_hex(plan.dump());
-  Ledger ledger = Ledger::in_memory(open);
-  ledger.start({{"world_size", 4}});
-  for (int i = 0; i < 6; ++i) ledger.charge(i, i, to_json(shares(4, 1)));
-  ledger.start({{"world_size", 3}});
-  for (int i = 6; i < 10; ++i) ledger.charge(i, i, to_json(shares(3, 1)));
+  const testing::ShareRun four, three{.ranks = 3};
+  Ledger ledger = Ledger::in_memory(testing::open_fields_of(four.plan()));
+  ledger.start(four.start());
+  for (int i = 0; i < 6; ++i) ledger.charge(i, i, to_json(four.event()));
+  ledger.start(three.start());
+  for (int i = 6; i < 10; ++i) ledger.charge(i, i, to_json(three.event()));
   const LedgerReport report = verify_ledger_text(ledger.text());
   ASSERT_TRUE(report.valid) << report.reason;
-  const std::vector<Charge> inside = {{shares(4, 1), 6}, {shares(3, 1), 4}},
-                            outside = {{shares(4, 0), 6}, {shares(3, 0), 4}};
+  const std::vector<Charge> inside = {{four.event(), 6}, {three.event(), 4}},
+                            outside = {{seen_by_outsiders(four.event()), 6},
+                                       {seen_by_outsiders(three.event()), 4}};
   EXPECT_EQ(report.epsilon, epsilon_of(inside, 1e-5).epsilon);
   EXPECT_EQ(report.epsilon_outsiders, epsilon_of(outside, 1e-5).epsilon);
   EXPECT_LT(report.epsilon_outsiders, report.epsilon);
   ASSERT_EQ(report.spending.size(), 2u);
   EXPECT_EQ(report.spending[0].event.at("ranks"), 4);
   EXPECT_EQ(report.spending[1].event.at("ranks"), 3);
-  EXPECT_EQ(report.spending[1].event.at("share_sigma"), shares(3, 1).share_sigma);
+  EXPECT_EQ(report.spending[1].event.at("share_sigma"), three.event().share_sigma);
+}
+
+// Whole ledgers written anew, with a chain that is intact, in which one number claims less epsilon.
+TEST(LedgerVerify, NoiseSharesThatDoNotFitThePlanOrTheirStartShow) {
+  const testing::ShareRun run;
+  const json event = to_json(run.event());
+  ASSERT_TRUE(verify_ledger_text(testing::ledger_of(run).text()).valid);
+  const std::vector<std::pair<std::string, json>> alterations = {
+      {"share_sigma", run.event().share_sigma * 1.001},
+      {"ranks", 5},
+      {"ranks", 3},
+      {"colluding_ranks", 0},
+      {"dimension", 999},
+      {"rounded_dimension", 0},
+      {"sensitivity", run.event().sensitivity * 0.999},
+      {"sample_rate", 0.049}};
+  for (const auto& [field, value] : alterations) {
+    json altered = event;
+    altered[field] = value;
+    if (field == "dimension") altered["rounded_dimension"] = value;
+    expect_invalid(testing::ledger_of(run.plan(), run.start(), altered).text(), "noise shares has ");
+    // The plan's own event too, with starts that agree to it.
+    json plan = run.plan(), start = run.start();
+    plan["event"] = altered;
+    for (const char* name : {"share_sigma", "colluding_ranks"}) start[name] = altered.at(name);
+    start["world_size"] = altered.at("ranks");
+    expect_invalid(testing::ledger_of(plan, start, altered).text(), "noise shares has ");
+  }
+}
+
+TEST(LedgerVerify, APlanOfNoiseSharesWithASmallerSensitivityThanItsClippingNormShows) {
+  testing::ShareRun run;
+  json plan = run.plan(), event = to_json(run.event());
+  event["sensitivity"] = run.event().sensitivity * 0.5;
+  event["share_sigma"] = run.event().share_sigma * 0.5;
+  plan["sensitivity"] = plan.at("sensitivity").get<double>() * 0.5;
+  plan["event"] = event;
+  json start = run.start();
+  start["share_sigma"] = event.at("share_sigma");
+  expect_invalid(testing::ledger_of(plan, start, event).text(), "sensitivity");
+  for (const char* field : {"noise_multiplier", "lane_exponent", "trainable_parameters", "sensitivity"}) {
+    json incomplete = run.plan();
+    incomplete.erase(field);
+    expect_invalid(testing::ledger_of(incomplete, run.start(), to_json(run.event())).text(), "not complete");
+  }
 }
 
 TEST(LedgerVerify, ChargesOfOtherEventsAreComposedAsWhatTheyAre) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
@@ -67,6 +68,25 @@ TEST(Dither, LawOfTheDifferenceOfNeighboursDoesNotDependOnTheSum) {
     if (above < kUnit) expected[low] = kUnit - above;
     if (above > 0) expected[low + 1] = above;
     EXPECT_EQ(law, expected) << g;
+  }
+}
+
+// The negative control: rounding to the nearest, without a dither, moves a coordinate by up to one more than
+// the contribution, by how much depends on the sum, and so do dithers that differ between the neighbours.
+TEST(Dither, IsWhatKeepsARecordFromMovingEveryCoordinateByOneMore) {
+  const auto nearest = [](int64_t x) { return (x + kUnit / 2) >> kShift; };
+  for (const int64_t g : {int64_t{1}, kUnit / 2, 3 * kUnit - 1}) {
+    int64_t least = g, most = 0, apart = 0;
+    for (int64_t x = 0; x < kUnit; ++x) {
+      least = std::min(least, nearest(x + g) - nearest(x));
+      most = std::max(most, nearest(x + g) - nearest(x));
+      for (int64_t u = 0; u < kUnit; ++u)
+        for (int64_t v = 0; v < kUnit; ++v)
+          apart = std::max(apart, dithered(x + g, kShift, word_of(u)) - dithered(x, kShift, word_of(v)));
+    }
+    EXPECT_EQ(most, (g >> kShift) + 1) << g;
+    EXPECT_EQ(least, g >> kShift) << g;
+    EXPECT_GT(apart * kUnit, g + kUnit / 2) << g;
   }
 }
 

@@ -86,6 +86,26 @@ TEST(RankContribution, SharesOfTwoRanksAndOfTwoDrawsAreUncorrelated) {
   }
 }
 
+// The model by which the plan leaves room: a sum of shares leaves kappa share_sigma sqrt(N) in a coordinate
+// with probability at most 2 exp(-kappa^2 / 2). 5 standard deviations of the binomial: false alarm 6e-7 each.
+TEST(RankContribution, SumsLeaveTheirRoomNoMoreOftenThanTheModelSays) {
+  for (const auto& [ranks, noise] : std::vector<std::pair<int, double>>{{1, 4}, {3, 8}, {8, 5000}}) {
+    const Ranks job(ranks, 0, noise);
+    std::vector<double> sum(kElements);
+    for (size_t r = 0; r < job.size(); ++r) {
+      const std::vector<double> own = job.noise_of(r, 3);
+      for (size_t i = 0; i < kElements; ++i) sum[i] += own[i];
+    }
+    for (const double kappa : {1.5, 2.0, 2.5, 3.0}) {
+      double outside = 0;
+      for (const double value : sum) outside += std::abs(value) > kappa * noise;
+      const double bound = 2 * std::exp(-kappa * kappa / 2), n = kElements;
+      EXPECT_LE(outside, n * bound + 5 * std::sqrt(n * bound)) << ranks << " " << kappa;
+      EXPECT_GT(outside, n * bound / 20) << "the bound would hold for anything: " << ranks << " " << kappa;
+    }
+  }
+}
+
 TEST(RankContribution, IsTheDitheredCutSumPlusNoise) {
   const Ranks job(2, 1, 1000, /*shift=*/6);
   std::vector<int64_t> sum(3000);

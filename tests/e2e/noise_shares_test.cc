@@ -71,6 +71,88 @@ TEST_F(NoiseShares, AreRefusedOnAnotherNumberOfRanksThanStated) {
   EXPECT_NE(dry.output.find("no claim"), std::string::npos) << dry.output;
 }
 
+// Owners with an identity and a folder of records each; a job of the first `ranks` of them.
+class MaskedOwners : public NoiseShares {
+ protected:
+  static constexpr int kOwners = 3;
+
+  MaskedOwners() {
+    for (int rank = 0; rank < kOwners; ++rank) {
+      const std::string number = std::to_string(rank);
+      write_dataset(folder_ / ("own" + number), made_records(20, /*series=*/1 + rank));
+      const Ended made = run_command(dpfa_command(
+          {"keys", "new", "--out", identity(rank), "--rank", number, "--owner", "owner" + number}));
+      EXPECT_EQ(made.code, 0) << made.errors;
+      list_ += made.output;
+      write_text(folder_ / ("list" + std::to_string(rank + 1)), list_);
+    }
+  }
+  std::string identity(int rank) const { return folder_ / ("identity" + std::to_string(rank)); }
+
+  // One command per rank, each with its own identity.
+  Words job(int ranks, const Words& command) const {
+    Words words = {required_variable("DPFA_MPIRUN"), "--oversubscribe", "--bind-to", "none"};
+    for (int rank = 0; rank < ranks; ++rank) {
+      if (rank > 0) words.push_back(":");
+      words = words + Words{"-np", "1"} + command +
+              Words{"--aggregation.allow_list", folder_ / ("list" + std::to_string(ranks)),
+                    "--aggregation.identity", identity(rank)};
+    }
+    return words;
+  }
+  Words masked() const {
+    return shares({"--aggregation.mode", "masked", "--aggregation.colluding_ranks", "1", "--data.train",
+                   folder_ / "own{rank}", "--privacy.dataset_size", "64", "--runtime.constant_step_slots",
+                   "true"});
+  }
+
+ private:
+  std::string list_;
+};
+
+// Nothing of a lost rank is unmasked: the others start again with new keys and larger shares, as long as more
+// ranks than may collude are left.
+TEST_F(MaskedOwners, ThatLoseARankGoOnWithLargerSharesAndNeverWithAsManyAsMayCollude) {
+  Job running(job(kOwners, masked()));
+  ASSERT_TRUE(waits_for_charges(running, 8)) << running.errors();
+  kill(running.rank(2), SIGKILL);
+  EXPECT_NE(running.wait(), 0);
+  expect_all_charged();
+  const size_t before = charges();
+  Job fewer(job(2, resume()));
+  ASSERT_TRUE(waits_for_charges(fewer, before + 5)) << fewer.errors();
+  fewer.send(SIGUSR1);
+  EXPECT_EQ(fewer.wait(), 75) << fewer.errors();
+  const auto starts = lines("start");
+  ASSERT_EQ(starts.size(), 2u);
+  for (const auto& [start, ranks] : {std::pair(0, 3), std::pair(1, 2)}) {
+    EXPECT_EQ(starts[start].at("world_size"), ranks);
+    EXPECT_EQ(starts[start].at("colluding_ranks"), 1);
+  }
+  EXPECT_NEAR(starts[1].at("share_sigma").get<double>() / starts[0].at("share_sigma").get<double>(),
+              std::sqrt(2), 1e-12);
+  const auto report = verified();
+  EXPECT_EQ(report.value("valid", false), true) << report;
+  EXPECT_EQ(report.at("certificate").at("verdict"), "confirmed") << report;
+  EXPECT_EQ(report.at("certificate_outsiders").at("verdict"), "confirmed") << report;
+  EXPECT_LT(report.at("epsilon_outsiders"), report.at("epsilon"));
+  const size_t now = charges();
+  expect_failure(job(1, resume()), 6, "at most ranks - 1");
+  EXPECT_EQ(charges(), now);
+}
+
+// A rank whose configuration differs in what decides about privacy stops all before anything is charged.
+TEST_F(MaskedOwners, StartNothingWhereOneRankHasAnotherConfiguration) {
+  for (const Words& other : std::vector<Words>{{"--privacy.noise_multiplier", "1.01"},
+                                               {"--privacy.max_grad_norm", "2"},
+                                               {"--aggregation.lane_bits", "21"}}) {
+    const Ended ended = run_command(job(2, masked()) + other);  // of the last rank
+    EXPECT_EQ(ended.code, 2) << other[0] << "\n" << ended.errors;
+    EXPECT_NE(ended.errors.find("another configuration than rank 0"), std::string::npos) << ended.errors;
+    EXPECT_FALSE(std::filesystem::exists(ledger_)) << other[0];
+  }
+}
+
 TEST_F(NoiseShares, TrainWithADitherAndWithConstantWork) {
   for (const std::string numerics : {"exact", "fp32"}) {
     expect_success(on_ranks(2, shares({"--output.dir", folder_ / numerics, "--privacy.numerics", numerics,

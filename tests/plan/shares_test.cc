@@ -214,12 +214,17 @@ TEST(Claims, AgainstRanksNeedSharesMasksConstantWorkAndSecretDraws) {
   refused(shares_of(4, 1), {.constant_step_slots = true, .raw_values_shown = true}, "--debug-nonprivate");
 }
 
-TEST(Claims, AgainstTheNetworkNeedMasksAndShares) {
-  EXPECT_TRUE(claims_of(plan_of(shares_of(4, 0)), {}).network.event);
-  EXPECT_TRUE(claims_of(plan_of(shares_of(4, 1)), {}).network.event);
-  EXPECT_FALSE(claims_of(plan_of({}), {}).network.event);
-  EXPECT_FALSE(claims_of(plan_of({.mode = "masked"}), {}).network.event);
-  EXPECT_FALSE(claims_of(plan_of({.noise = "shares", .ranks = 4}), {}).network.event);
+// Who sees messages sees when they are sent, too.
+TEST(Claims, AgainstTheNetworkNeedMasksSharesAndConstantWork) {
+  const auto claimed = [](const AggregationConfig& aggregation, const RunFacts& facts) {
+    return claims_of(plan_of(aggregation), facts).network.event.has_value();
+  };
+  EXPECT_TRUE(claimed(shares_of(4, 0), kConstantWork));
+  EXPECT_TRUE(claimed(shares_of(4, 1), kConstantWork));
+  EXPECT_FALSE(claimed(shares_of(4, 0), {}));
+  EXPECT_FALSE(claimed({}, kConstantWork));
+  EXPECT_FALSE(claimed({.mode = "masked"}, kConstantWork));
+  EXPECT_FALSE(claimed({.noise = "shares", .ranks = 4}, kConstantWork));
 }
 
 TEST(Claims, OfOutsidersHoldForAllNoiseAndForNoRunThatShowsRawValues) {

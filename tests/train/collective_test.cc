@@ -111,6 +111,17 @@ TEST(RunKeys, NoiseAndInitialisationAreSharedAndSamplingAndDropoutAreOfEachRankA
   EXPECT_EQ(different(keys.dropout), ranks);
 }
 
+// noise = shares: beside the public initialisation no process holds a key of another one, nor of all.
+TEST(RunKeys, OfNoiseSharesAreOfEachRankAloneButTheInitialisation) {
+  const RunKeys keys = make_run_keys(world(), std::nullopt, /*noise_shares=*/true);
+  const size_t ranks = world().size();
+  EXPECT_EQ(different(keys.init), 1u);
+  std::set<Words> secret;
+  for (const auto member : {&RunKeys::noise, &RunKeys::dither, &RunKeys::sampling, &RunKeys::dropout})
+    for (const Words& words : of_all_ranks(keys.*member)) secret.insert(words);
+  EXPECT_EQ(secret.size(), 4 * ranks);
+}
+
 TEST(RunKeys, AreFreshAtEachStart) {
   const RunKeys first = make_run_keys(world(), std::nullopt), second = make_run_keys(world(), std::nullopt);
   EXPECT_NE(first.noise.words(), second.noise.words());

@@ -5,6 +5,8 @@
 #include <omp.h>
 
 #include <atomic>
+#include <cstring>
+#include <set>
 
 #include "src/base/error.h"
 #include "src/base/random/chacha20.h"
@@ -118,6 +120,19 @@ std::vector<ThreadWorld::Parts> captured(int ranks, LaneLayout layout, int steps
   return sent;
 }
 
+std::vector<uint64_t> wide_words_of(const std::vector<std::byte>& bytes) {
+  std::vector<uint64_t> words(bytes.size() / sizeof(uint64_t));
+  std::memcpy(words.data(), bytes.data(), bytes.size());
+  return words;
+}
+
+std::vector<uint64_t> residues_of(const std::vector<std::byte>& hashes) {
+  const std::vector<uint64_t> words = wide_words_of(hashes);
+  std::vector<uint64_t> residues;
+  for (size_t i = 0; i < words.size(); i += 2) residues.push_back(words[i] | words[i + 1] << 31);
+  return residues;
+}
+
 TEST(SecureSum, SendsNothingButUniformWords) {
   const Lanes zeros(20000);
   for (const int bits : {16, 32}) {
@@ -127,12 +142,16 @@ TEST(SecureSum, SendsNothingButUniformWords) {
   const auto wide = captured(4, {21, 20000}, 1, zeros, "sum64");
   ASSERT_EQ(wide.size(), 2u);
   for (const auto& part : wide.at(0)) EXPECT_LT(testing::byte_excess(part), 7);
-  // The hashes of many steps, together.
+  // The hashes of many steps, together: residues of 61 bits, the low 31 and the high 30 in words of their
+  // own.
   std::vector<std::byte> hashes;
   const auto sent = captured(3, {32, 40}, 400, Lanes(40), "sum64");
   for (const auto& operation : sent)
-    hashes.insert(hashes.end(), operation.at(1).begin(), operation.at(1).end());
-  ASSERT_EQ(hashes.size(), 400u * 32);
+    for (const uint64_t residue : residues_of(operation.at(1))) {
+      const auto bytes = std::as_bytes(std::span(&residue, 1)).first(7);
+      hashes.insert(hashes.end(), bytes.begin(), bytes.end());
+    }
+  ASSERT_EQ(hashes.size(), 400u * 2 * 7);
   EXPECT_LT(testing::byte_excess(hashes), 7);
 }
 
@@ -157,6 +176,34 @@ TEST(SecureSum, SendsAndGivesTheSameBitsForAnyNumberOfThreads) {
       EXPECT_TRUE(sent == expected) << bits << " bits, " << threads << " threads";
     }
   }
+}
+
+// Of the hashes everybody sees sums of halves over the ranks. With other mask keys and the same points they
+// must be other numbers for the same total: sums of unmasked halves would carry more than the hash of the
+// sum.
+TEST(SecureSum, ShowsNothingOfSingleHashesButTheHashOfTheSum) {
+  std::set<uint64_t> totals;
+  std::set<std::vector<uint64_t>> sums;
+  for (uint32_t keys = 0; keys < 8; ++keys) {
+    std::vector<uint64_t> sum(4);
+    ThreadWorld world(3, [&](int to, const std::string& operation, int, ThreadWorld::Parts& parts) {
+      if (to != 0 || operation != "sum64") return;
+      for (const auto& part : parts)
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += wide_words_of(part).at(i);
+    });
+    world.run([&](Communicator& communicator) {
+      SessionKeys session = fixed_session(communicator.rank(), 3);
+      session.hashes = testing::fixed_masks(communicator.rank(), 3, 1, 100 + keys);
+      SecureSum secure(communicator, 32, std::move(session));
+      Lanes lanes = contribution(communicator.rank(), 3, {32, 40});
+      secure.sum(0, 0, lanes);
+    });
+    totals.insert((sum[0] % LaneHash::kPrime + multiply_mod(sum[1] % LaneHash::kPrime, uint64_t{1} << 31)) %
+                  LaneHash::kPrime);
+    sums.insert(sum);
+  }
+  EXPECT_EQ(totals.size(), 1u);
+  EXPECT_EQ(sums.size(), 8u);
 }
 
 TEST(SecureSum, TwoStepsUseUnrelatedPads) {
