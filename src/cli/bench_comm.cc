@@ -9,6 +9,7 @@
 #include <cstring>
 #include <thread>
 
+#include "comm/secagg/lane_hash.h"
 #include "comm/secagg/secure_sum.h"
 #include "src/base/error.h"
 #include "src/base/flat_buffer.h"

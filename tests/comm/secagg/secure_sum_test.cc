@@ -8,6 +8,7 @@
 #include <cstring>
 #include <set>
 
+#include "comm/secagg/lane_hash.h"
 #include "src/base/error.h"
 #include "src/base/random/chacha20.h"
 #include "tests/support/secagg_keys.h"
