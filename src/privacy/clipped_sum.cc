@@ -43,20 +43,18 @@ std::span<int32_t> ClippedSum::reserve(int64_t contributions) {
   return sum_.span();
 }
 
-void ClippedSum::contribute(const RankContribution& contribution, int64_t draw) {
-  constexpr int64_t kChunk = 4096;
-  const int64_t size = sum_.size(), chunks = (size + kChunk - 1) / kChunk;
-  const int64_t* wide = wide_.empty() ? nullptr : wide_.data();
-  int32_t* sum = sum_.data();
-#pragma omp parallel for schedule(static)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t begin = chunk * kChunk, count = std::min(kChunk, size - begin);
-    std::array<int64_t, kChunk> total;
-    for (int64_t i = 0; i < count; ++i) total[i] = sum[begin + i] + (wide != nullptr ? wide[begin + i] : 0);
-    contribution.make(static_cast<uint64_t>(draw), static_cast<uint64_t>(begin),
-                      std::span(total).first(count), std::span(sum + begin, static_cast<size_t>(count)));
-    explicit_bzero(total.data(), sizeof(total));
+void ClippedSum::contribute(const RankContribution& contribution, int64_t draw, int64_t first,
+                            std::span<int32_t> lanes) const {
+  std::array<int64_t, 1024> total;
+  for (size_t begin = 0; begin < lanes.size(); begin += total.size()) {
+    const std::span<int32_t> chunk = lanes.subspan(begin, std::min(total.size(), lanes.size() - begin));
+    const int64_t element = first + static_cast<int64_t>(begin);
+    for (size_t i = 0; i < chunk.size(); ++i)
+      total[i] = chunk[i] + (wide_.empty() ? 0 : wide_.data()[element + static_cast<int64_t>(i)]);
+    contribution.make(static_cast<uint64_t>(draw), static_cast<uint64_t>(element),
+                      std::span(total).first(chunk.size()), chunk);
   }
+  explicit_bzero(total.data(), sizeof(total));
 }
 
 void ClippedSum::clamp(int world_size) {

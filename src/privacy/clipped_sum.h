@@ -42,8 +42,10 @@ class ClippedSum {
   std::span<int32_t> reserve(int64_t contributions);
   // The 32-bit sum of this rank, clamped for `world_size` ranks.
   void clamp(int world_size);
-  // noise = shares: in place of the sum, what this rank adds to that of all ranks, its noise included.
-  void contribute(const RankContribution& contribution, int64_t draw);
+  // noise = shares: `lanes`, the 32-bit part of elements [first, first + size), become what this rank adds to
+  // the sum of all ranks, its noise included. Disjoint lanes may be taken by several threads.
+  void contribute(const RankContribution& contribution, int64_t draw, int64_t first,
+                  std::span<int32_t> lanes) const;
 
   FlatBuffer<int32_t> sum_;
   FlatBuffer<int64_t> wide_;  // empty until the first flush

@@ -55,13 +55,16 @@ void Privatizer::charge(int64_t step, int64_t draw) {
 }
 
 NoisyGradient Privatizer::release_shares(ClippedSum sum, int64_t step, int64_t draw) {
+  // Dither, cut and noise in the one pass that hashes, packs and masks: no un-noised contribution is written.
+  comm::secagg::SecureSum::Prepare contribute = [&](int64_t first, std::span<int32_t> lanes) {
+    sum.contribute(*contribution_, draw, first, lanes);
+  };
   if (DPFA_PLANT("rank_0_noise") && communicator_.rank() != 0) {
     sum.clamp(communicator_.size());
-  } else {
-    sum.contribute(*contribution_, draw);
+    contribute = {};
   }
   try {
-    sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span());
+    sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span(), contribute);
   } catch (const CommError&) {
     if (!DPFA_PLANT("retry_same_batch")) throw;
     charge(step, draw);
