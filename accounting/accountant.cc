@@ -112,7 +112,7 @@ Upper epsilon_upper(const Schedule& schedule, double delta) {
     throw ConfigError("delta " + std::to_string(delta) + ": expected a number from 0 to below 1");
   }
   const Allowance allowance = allowance_of(schedule);
-  Upper upper{kInfinity, 0, "trivial"};
+  Upper upper{kInfinity, 0, "rdp"};  // no bound was found, which is no lower bound
   if (allowance.chi_square == 0) {
     upper = ideal_epsilon_upper(schedule, delta, allowance);
   } else {

@@ -86,14 +86,17 @@ std::vector<Part> parts_of(const LedgerReport& report) {
   return parts;
 }
 
-EpsilonBracket bracket_of(const LedgerReport& report, Observer observer, double near, bool& of_shares) {
+// `least_upper`: see ShareBracket; 0 for other events.
+EpsilonBracket bracket_of(const LedgerReport& report, Observer observer, double near, double& least_upper) {
   const std::vector<Part> parts = parts_of(report);
-  of_shares = std::any_of(parts.begin(), parts.end(),
-                          [](const Part& part) { return part.event->value("mechanism", "") == kShares; });
+  const bool of_shares = std::any_of(parts.begin(), parts.end(), [](const Part& part) {
+    return part.event->value("mechanism", "") == kShares;
+  });
   if (of_shares) {
     std::vector<ShareSteps> steps;
     for (const Part& part : parts) steps.push_back(read_shares(*part.event, part.count, observer));
     const ShareBracket bracket = certified_share_epsilon(steps, report.delta, near);
+    least_upper = bracket.least_upper;
     return {bracket.lower, bracket.upper, bracket.reason};
   }
   std::vector<GaussianSteps> steps;
@@ -103,7 +106,7 @@ EpsilonBracket bracket_of(const LedgerReport& report, Observer observer, double 
 
 std::string number_text(double value) { return json(value).dump(); }
 
-void judge(double reported, double lower_bound, bool of_shares, Certificate& certificate) {
+void judge(double reported, double lower_bound, double least_upper, Certificate& certificate) {
   // What is exact here may be off by its own rounding there: a contradiction is larger.
   constexpr double kRounding = 1e-9;
   const auto refute = [&](const std::string& reason) {
@@ -114,9 +117,9 @@ void judge(double reported, double lower_bound, bool of_shares, Certificate& cer
     return refute("the reported epsilon lies below the exact one");
   if (lower_bound > certificate.upper * (1 + kRounding))
     return refute("the reported lower bound lies above the exact epsilon");
-  if (of_shares && reported < certificate.upper * (1 - kContradiction))
+  if (reported < least_upper * (1 - kContradiction))
     return refute("the reported epsilon " + number_text(reported) + " lies below " +
-                  number_text(certificate.upper) + ", the least that the second derivation proves");
+                  number_text(least_upper) + ", the least that the second derivation proves");
   certificate.gap = reported > 0 ? std::max(0.0, certificate.upper / reported - 1) : certificate.upper;
   if (certificate.upper == reported) certificate.gap = 0;  // both infinite
   certificate.verdict = certificate.gap <= kLargestGap ? Verdict::kConfirmed : Verdict::kNotDerived;
@@ -137,12 +140,12 @@ Certificate certify(const LedgerReport& report, Observer observer) {
   const bool outside = observer == Observer::kOutsiders;
   const double reported = outside ? report.epsilon_outsiders : report.epsilon;
   try {
-    bool of_shares = false;
-    const EpsilonBracket bracket = bracket_of(report, observer, reported, of_shares);
+    double least_upper = 0;
+    const EpsilonBracket bracket = bracket_of(report, observer, reported, least_upper);
     certificate.lower = bracket.lower;
     certificate.upper = bracket.upper;
     certificate.reason = bracket.reason;
-    if (bracket.reason.empty()) judge(reported, outside ? 0 : report.lower_bound, of_shares, certificate);
+    if (bracket.reason.empty()) judge(reported, outside ? 0 : report.lower_bound, least_upper, certificate);
   } catch (const NotDerived& cause) {
     certificate.reason = cause.reason;
   } catch (const json::exception& error) {

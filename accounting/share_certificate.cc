@@ -167,15 +167,15 @@ ShareBracket certified_share_epsilon(std::span<const ShareSteps> steps, double d
     check(part);
     count += static_cast<Real>(part.count);
   }
-  if (count == 0) return {0, 0, {}};
+  if (count == 0) return {0, 0, 0, {}};
   const Errors errors = errors_of(steps);
   const Real odds = std::log(count / (kFailureShare * static_cast<Real>(delta)));
   // The error of the sampler grows with epsilon, which is guessed.
   Real guess = std::isfinite(near) ? near : 20;
-  ShareBracket bracket{0, kInfinity, "no guess of epsilon was near its bounds"};
+  ShareBracket bracket{0, kInfinity, 0, "no guess of epsilon was near its bounds"};
   for (int round = 0; round < 4; ++round) {
     const Real shift = sampler_shift(errors.chi_square, guess, delta);
-    if (!(shift < 0.1L)) return {0, kInfinity, "the error of the sampler is too large for this delta"};
+    if (!(shift < 0.1L)) return {0, kInfinity, 0, "the error of the sampler is too large for this delta"};
     const Real added = 3 * shift + 2 * errors.log_ratio, ideal = delta * (1 - 2 * shift);
     const Real smaller = (ideal - kFailureShare * delta) * std::exp(-errors.log_ratio) * (1 - kSafe),
                larger = delta * (1 + 4 * shift) * std::exp(errors.log_ratio) * (1 + kSafe);
@@ -185,14 +185,18 @@ ShareBracket certified_share_epsilon(std::span<const ShareSteps> steps, double d
     };
     const EpsilonBracket above = bound(End::kUpper, smaller), below = bound(End::kLower, larger);
     bracket.reason = above.reason.empty() ? below.reason : above.reason;
-    if (!bracket.reason.empty()) return {0, kInfinity, bracket.reason};
+    if (!bracket.reason.empty()) return {0, kInfinity, 0, bracket.reason};
     bracket.upper = static_cast<double>((above.upper + added) * (1 + kSafe));
     bracket.lower =
         static_cast<double>(std::clamp<Real>((below.lower - added) * (1 - kSafe), 0, guess + kReach));
+    bracket.least_upper = above.lower * (1 - 1e-12);
     // The sum at whole orders is seldom the smaller bound.
-    if (bracket.upper > near * (1 + 1e-6))
-      bracket.upper = std::min(bracket.upper, static_cast<double>(whole_order_epsilon(steps, errors, ideal) +
-                                                                  3 * shift * (1 + kSafe)));
+    if (bracket.upper > near * (1 + 1e-6)) {
+      const auto sum =
+          static_cast<double>(whole_order_epsilon(steps, errors, ideal) + 3 * shift * (1 + kSafe));
+      bracket.upper = std::min(bracket.upper, sum);
+      bracket.least_upper = std::min(bracket.least_upper, sum);
+    }
     if (bracket.upper <= guess + kReach) return bracket;
     guess = bracket.upper;
   }

@@ -31,6 +31,7 @@ struct ShareSteps {  // fields as in noise_shares.h
 struct ShareBracket {
   double lower;        // the exact epsilon is at least this
   double upper;        // and at most this
+  double least_upper;  // the bound of `upper` is certainly not below this, however wide its own bracket is
   std::string reason;  // why there is none; then 0 and infinity
 };
 

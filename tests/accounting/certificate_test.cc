@@ -128,6 +128,44 @@ TEST(Certificate, RefutesEpsilonsOfNoiseSharesThatAreTooSmall) {
   EXPECT_EQ(certify(report).verdict, Verdict::kRefuted);
 }
 
+// Where the inversion is loose, or no epsilon was found, nothing is confirmed and nothing is refuted.
+TEST(Certificate, DoesNotRefuteWhatItCannotBracketClosely) {
+  const testing::ShareRun loose[] = {{.ranks = 19,
+                                      .colluding_ranks = 12,
+                                      .sample_rate = 0.0057,
+                                      .noise_multiplier = 3.9,
+                                      .parameters = 4525,
+                                      .lane_exponent = -16,
+                                      .steps = 1},
+                                     {.ranks = 3,
+                                      .sample_rate = 0.0021,
+                                      .noise_multiplier = 1.96,
+                                      .parameters = 315,
+                                      .lane_exponent = -3,
+                                      .steps = 5},
+                                     {.ranks = 9,
+                                      .colluding_ranks = 0,
+                                      .sample_rate = 0.18,
+                                      .noise_multiplier = 0.59,
+                                      .parameters = 4427,
+                                      .lane_exponent = -19,
+                                      .steps = 2057},
+                                     {.ranks = 25,
+                                      .colluding_ranks = 11,
+                                      .sample_rate = 0.0236,
+                                      .noise_multiplier = 0.667,
+                                      .parameters = 102,
+                                      .lane_exponent = -12,
+                                      .grid_exponent = -12,
+                                      .steps = 9551}};
+  for (const testing::ShareRun& run : loose) {
+    const LedgerReport report = verify_ledger_text(testing::ledger_of(run).text());
+    ASSERT_TRUE(report.valid) << report.reason;
+    for (const Observer observer : kObservers)
+      EXPECT_NE(certify(report, observer).verdict, Verdict::kRefuted) << certify(report, observer).reason;
+  }
+}
+
 // What the dither adds is in no lower bound: only the second upper bound shows that it was left out.
 TEST(Certificate, RefutesAnEpsilonOfNoiseSharesThatForgetsTheDither) {
   const testing::ShareRun run{.parameters = 1'000'000, .lane_exponent = -12, .steps = 500};

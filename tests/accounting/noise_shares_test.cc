@@ -393,6 +393,7 @@ TEST(NoiseShares, AnEpsilonThatTheSamplersErrorCannotSupportIsInfinite) {
   const NoiseSharesEvent event{0.01, 0x1p22, 4, 1, 0x1p22, 0, int64_t{1} << 40};
   EXPECT_TRUE(std::isfinite(epsilon_of(event, 1000, 1e-9).epsilon));
   EXPECT_TRUE(std::isinf(epsilon_of(event, 1000, 1e-40).epsilon));
+  EXPECT_EQ(epsilon_of(event, 1000, 1e-40).lower_bound, 0) << "that no bound was found is no lower bound";
   EXPECT_TRUE(std::isinf(epsilon_of(event, 1000, 0).epsilon));
 }
 
