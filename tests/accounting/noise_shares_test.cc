@@ -6,12 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <boost/multiprecision/cpp_bin_float.hpp>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <vector>
-
-#include <boost/multiprecision/cpp_bin_float.hpp>
 
 #include "accounting/accountant.h"
 #include "accounting/mechanism_rdp.h"
