@@ -179,11 +179,7 @@ TEST(Certificate, RefutesAnEpsilonOfNoiseSharesThatForgetsTheDither) {
 // A run that went on with fewer ranks, and one whose sampler's error delta does not cover.
 TEST(Certificate, CoversShareRunsOfSeveralStartsAndSaysWhereItCannot) {
   const testing::ShareRun four, three{.ranks = 3};
-  Ledger ledger = Ledger::in_memory(testing::open_fields_of(four.plan()));
-  ledger.start(four.start());
-  for (int i = 0; i < 6; ++i) ledger.charge(i, i, to_json(four.event()));
-  ledger.start(three.start());
-  for (int i = 6; i < 10; ++i) ledger.charge(i, i, to_json(three.event()));
+  Ledger ledger = testing::ledger_of(four, 6, three, 4);
   LedgerReport report = verify_ledger_text(ledger.text());
   for (const Observer observer : kObservers)
     EXPECT_EQ(certify(report, observer).verdict, Verdict::kConfirmed) << certify(report, observer).reason;

@@ -85,5 +85,12 @@ inline Ledger ledger_of(const nlohmann::json& plan, const nlohmann::json& start,
 inline Ledger ledger_of(const ShareRun& run) {
   return ledger_of(run.plan(), run.start(), to_json(run.event()));
 }
+// The ledger of a run that charged `steps` steps and then, started anew as `later`, `later_steps` more.
+inline Ledger ledger_of(const ShareRun& run, int steps, const ShareRun& later, int later_steps) {
+  Ledger ledger = ledger_of(run.plan(), run.start(), to_json(run.event()), steps);
+  ledger.start(later.start());
+  for (int i = steps; i < steps + later_steps; ++i) ledger.charge(i, i, to_json(later.event()));
+  return ledger;
+}
 
 }  // namespace dpfa::accounting::testing

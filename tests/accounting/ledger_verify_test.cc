@@ -67,11 +67,7 @@ TEST(LedgerVerify, EpsilonIsThatOfThePlanUntilMoreIsCharged) {
 // A run of four ranks that goes on with three: every charge names its own ranks and shares.
 TEST(LedgerVerify, NoiseSharesHaveAnEpsilonForColludingRanksAndOneForEverybodyElse) {
   const testing::ShareRun four, three{.ranks = 3};
-  Ledger ledger = Ledger::in_memory(testing::open_fields_of(four.plan()));
-  ledger.start(four.start());
-  for (int i = 0; i < 6; ++i) ledger.charge(i, i, to_json(four.event()));
-  ledger.start(three.start());
-  for (int i = 6; i < 10; ++i) ledger.charge(i, i, to_json(three.event()));
+  const Ledger ledger = testing::ledger_of(four, 6, three, 4);
   const LedgerReport report = verify_ledger_text(ledger.text());
   ASSERT_TRUE(report.valid) << report.reason;
   const std::vector<Charge> inside = {{four.event(), 6}, {three.event(), 4}},

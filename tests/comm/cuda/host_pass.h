@@ -16,6 +16,14 @@ inline MaskKey mask_key(const StreamKey& key, bool subtract) {
   return plain;
 }
 
+// Sums of both signs and of all sizes up to 2^61.
+inline std::vector<int64_t> some_sums(int64_t count) {
+  std::vector<int64_t> sums(static_cast<size_t>(count));
+  for (size_t i = 0; i < sums.size(); ++i)
+    sums[i] = static_cast<int64_t>(i * 0x9E3779B97F4A7C15) >> (2 + i % 40);
+  return sums;
+}
+
 // The points of slice k are points[k].
 inline std::vector<SlicePowers> powers_of(const Hashes& points, int group_lanes) {
   std::vector<SlicePowers> powers;

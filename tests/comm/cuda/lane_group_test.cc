@@ -13,6 +13,7 @@ namespace {
 
 using secagg::LaneHash;
 using testing::Hashes;
+using testing::some_sums;
 
 constexpr uint64_t kNonce = 5 | uint64_t{2} << 32;
 
@@ -25,13 +26,6 @@ Hashes points_of(int64_t slices) {
   for (int64_t slice = 0; slice < slices; ++slice)
     points.push_back(secagg::hash_points(key_of(99), kNonce, slice));
   return points;
-}
-
-std::vector<int64_t> some_sums(int64_t count) {
-  std::vector<int64_t> sums(static_cast<size_t>(count));
-  for (size_t i = 0; i < sums.size(); ++i)
-    sums[i] = static_cast<int64_t>(i * 0x9E3779B97F4A7C15) >> (2 + i % 40);
-  return sums;
 }
 
 std::vector<int32_t> some_lanes(int64_t count) {

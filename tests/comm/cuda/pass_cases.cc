@@ -51,12 +51,6 @@ struct Noise {
   }
 };
 
-std::vector<int64_t> some_sums(int64_t count) {
-  std::vector<int64_t> sums(static_cast<size_t>(count));
-  for (size_t i = 0; i < sums.size(); ++i)
-    sums[i] = static_cast<int64_t>(i * 0x9E3779B97F4A7C15) >> (2 + i % 40);
-  return sums;
-}
 std::vector<int32_t> some_lanes(int64_t count) {
   std::vector<int32_t> lanes(static_cast<size_t>(count));
   for (size_t i = 0; i < lanes.size(); ++i)
@@ -95,7 +89,7 @@ void expect_rank_sums(Failures& f, const Problem& p) {
   const Keys keys(p.keys);
   const Noise noise;
   const RankShare share = {5, 1000000, 1};
-  const std::vector<int64_t> sums = some_sums(p.count);
+  const std::vector<int64_t> sums = host::some_sums(p.count);
   RankSum source = {{{},
                      {},
                      kDraw,
