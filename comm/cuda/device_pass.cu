@@ -114,9 +114,8 @@ __device__ int64_t words_before(int64_t lane) {
   return (lane + Group<kBits>::kPerWord - 1) / Group<kBits>::kPerWord;
 }
 
-// Shared memory: the table of the noise, the lanes of all threads side by side, the powers of a group's
-// lanes. A thread's lanes are kThreads apart, so that a loop over them needs no registers that are found by
-// number.
+// Shared memory: the lanes of all threads side by side, and the powers of a group's lanes. A thread's
+// lanes are kThreads apart, so that a loop over them needs no registers that are found by number.
 template <int kBits, typename Source>
 __global__ __launch_bounds__(kThreads, 2) void make_words_kernel(const Launch launch, const Source source,
                                                                  const MaskKey* keys, int key_count,
@@ -124,16 +123,11 @@ __global__ __launch_bounds__(kThreads, 2) void make_words_kernel(const Launch la
                                                                  typename Group<kBits>::Word* words) {
   using G = Group<kBits>;
   extern __shared__ __align__(16) unsigned char shared[];
-  auto* table = reinterpret_cast<uint64_t*>(shared);
-  const int table_words = source.table_words();
-  for (int i = threadIdx.x; i < table_words; i += kThreads) table[i] = source.table()[i];
-  auto* lanes = reinterpret_cast<uint32_t*>(table + table_words);
+  auto* lanes = reinterpret_cast<uint32_t*>(shared);
   auto* lane_powers = reinterpret_cast<int32_t*>(lanes + G::kLanes * kThreads);
-  __syncthreads();
-
   const int64_t first = launch.first + blockIdx.x * G::kBlockLanes + threadIdx.x * G::kLanes;
   uint32_t* own = lanes + threadIdx.x;
-  if (first < launch.end) source.template load<G::kLanes>(table, first, launch.end, own, kThreads);
+  if (first < launch.end) source.template load<G::kLanes>(first, launch.end, own, kThreads);
   if (launch.powers != nullptr) hash_block<kBits>(launch, lanes, lane_powers);
   if (first >= launch.end) return;
   typename G::Word group[kGroupWords];
@@ -243,8 +237,7 @@ struct DevicePass::State {
     if (range.count == 0) return;
     using Word = typename Group<kBits>::Word;
     const Launch l = launch(range);
-    const int64_t bytes =
-        source.table_words() * int64_t{sizeof(uint64_t)} + kLaneBytes<Group<kBits>::kLanes> + kPowerBytes;
+    const int64_t bytes = kLaneBytes<Group<kBits>::kLanes> + kPowerBytes;
     const auto kernel = make_words_kernel<kBits, Source>;
     dpfa::cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes, "make_words");
     kernel<<<static_cast<unsigned>(blocks_of(range)), kThreads, static_cast<size_t>(bytes), stream>>>(

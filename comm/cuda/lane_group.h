@@ -58,17 +58,14 @@ struct RankSum {
   const int64_t* sum;
   int64_t base;
 
-  DPFA_LANE int table_words() const { return 2 << share.table_bits; }
-  DPFA_LANE const uint64_t* table() const { return share.table; }
-
   template <int kLanes>
-  DPFA_LANE void load(const uint64_t* table, int64_t first, int64_t end, uint32_t* lanes, int stride) const {
+  DPFA_LANE void load(int64_t first, int64_t end, uint32_t* lanes, int stride) const {
     using random_internal::kShareLanes;
     for (int part = 0; part < kLanes; part += kShareLanes) {
       const int64_t left = end - first - part;
       const int count = left < 0 ? 0 : left < kShareLanes ? static_cast<int>(left) : kShareLanes;
       const auto element = static_cast<uint64_t>(first + part);
-      if (count > 0) random_internal::noise_lanes(share, table, element, lanes + part * stride, stride);
+      if (count > 0) random_internal::noise_lanes(share, element, lanes + part * stride, stride);
       random_internal::add_cut_sums(share, element, sum + (first + part - base), count, lanes + part * stride,
                                     stride);
     }
@@ -80,11 +77,8 @@ struct PlainLanes {
   const int32_t* lanes;
   int64_t base;
 
-  DPFA_LANE int table_words() const { return 0; }
-  DPFA_LANE const uint64_t* table() const { return nullptr; }
-
   template <int kLanes>
-  DPFA_LANE void load(const uint64_t*, int64_t first, int64_t end, uint32_t* out, int stride) const {
+  DPFA_LANE void load(int64_t first, int64_t end, uint32_t* out, int stride) const {
     for (int i = 0; i < kLanes; ++i)
       out[i * stride] = first + i < end ? static_cast<uint32_t>(lanes[first + i - base]) : 0;
   }

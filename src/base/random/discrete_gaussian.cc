@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 #include "src/base/random/chacha20.h"
 #include "src/base/random/cpu_dispatch.h"
@@ -21,9 +22,9 @@ using Real = boost::multiprecision::number<
     boost::multiprecision::cpp_bin_float<256, boost::multiprecision::digit_base_2>,
     boost::multiprecision::et_off>;
 
-constexpr double kLargestBase = 150;  // 2048 rows hold every value of 2^-128 and more
-constexpr int64_t kLargestFactor = 90;
-constexpr size_t kMostLevels = 7;  // 2^40 = 150 x 43.99^6
+constexpr double kLargestBase = 2400;  // 2^15 rows hold every value of 2^-128 and more
+constexpr int64_t kLargestFactor = 1570;
+constexpr size_t kMostLevels = 4;  // 2^40 = 2400 x 771^3
 constexpr Uint128 kOne = Uint128{1} << 127;
 // Rounding up covers the rounding of the square root and the quotient below.
 constexpr double kUp = 1 + 0x1p-40;
@@ -89,6 +90,20 @@ std::vector<uint64_t> alias_table(std::vector<Uint128> masses) {
   return table;
 }
 
+// out[i] = sum over l of weights[l] draws[i levels + l].
+DPFA_CLONES void sum_levels(const int64_t* weights, size_t levels, const int64_t* draws,
+                            std::span<int64_t> out) {
+  if (levels == 2) {  // the shares of nearly every run
+    const int64_t weight = weights[1];
+    for (size_t i = 0; i < out.size(); ++i) out[i] = draws[2 * i] + weight * draws[2 * i + 1];
+    return;
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = 0;
+    for (size_t l = 0; l < levels; ++l) out[i] += weights[l] * draws[i * levels + l];
+  }
+}
+
 // The planted bug "sampler_early_exit": a search that ends where it has found the value.
 void count_up_to(int64_t value) {
   for (int64_t k = 0; k < value; ++k) asm volatile("");
@@ -133,15 +148,11 @@ void DiscreteGaussian::fill(const StreamKey& key, uint64_t step, uint64_t first,
     // Of a part of a chunk some words left over from the last one are drawn from too, and the draws dropped.
     backend.discrete_draws(table_.data(), std::countr_zero(rows()), words.data(),
                            (count * levels + 7) / 8 * 8, draws.data());
-    for (size_t i = 0; i < count; ++i) {
-      int64_t sum = 0;
-      for (size_t l = 0; l < levels; ++l) {
-        if (DPFA_PLANT("discrete_level_missing") && l > 0 && l + 1 == levels) break;
-        if (DPFA_PLANT("sampler_early_exit")) count_up_to(std::abs(draws[i * levels + l]));
-        sum += weights_[l] * draws[i * levels + l];
-      }
-      out[begin + i] = sum;
-    }
+    if (DPFA_PLANT("sampler_early_exit"))
+      for (size_t d = 0; d < count * levels; ++d) count_up_to(std::abs(draws[d]));
+    if (DPFA_PLANT("discrete_level_missing") && levels > 1)
+      for (size_t i = 1; i <= count; ++i) draws[i * levels - 1] = 0;
+    sum_levels(weights_.data(), levels, draws.data(), out.subspan(begin, count));
     begin += count;
   }
 }

@@ -4,15 +4,15 @@
 // A base law of standard deviation s0 is drawn by the alias method (Walker 1977) from a table whose
 // probabilities are whole multiples of 2^-127: one row, one comparison and one selection for every value.
 // Larger standard deviations are sums of independent base draws,
-//   X = x_0 + B x_1 + ... + B^L x_L,   1 <= B <= 90,   s^2 = s0^2 (1 + B^2 + ... + B^(2L)),   s0 <= 150,
+//   X = x_0 + B x_1 + ... + B^L x_L,   1 <= B <= 1570,   s^2 = s0^2 (1 + B^2 + ... + B^(2L)),   s0 <= 2400,
 // which is again a discrete Gaussian up to a relative error of 4 exp(-2 pi^2 r^2) per level, r = s0 /
-// sqrt(B^2 + 1) >= 1.528 (Micciancio and Walter 2017; Peikert 2010): below 2^-60 over all levels.
+// sqrt(B^2 + 1) >= 1.528 (Micciancio and Walter 2017; Peikert 2010): below 2^-62 over all levels, 4 at most.
 //
-// Guarantee: every sample costs the same instructions. Outside an event of probability below 2^-80 per
+// Guarantee: every sample costs the same instructions. Outside an event of probability below 2^-76 per
 // sample, the probability of each value is that of the discrete Gaussian of standard deviation stddev() up to
-// a relative error of 2^-36; the largest value is at least 12.5 stddev(). Lookups stay inside one table of 32
-// KiB. Every row of it is looked up equally often, and one row stands for up to two values; the memory lines
-// that lookups touch do depend on the values.
+// a relative error of 2^-36; the largest value is at least 12.5 stddev(). Lookups stay inside one table of at
+// most 512 KiB. Every row of it is looked up equally often, and one row stands for up to two values; the
+// memory lines that lookups touch do depend on the values.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@ class DiscreteGaussian {
  public:
   static constexpr double kSmallest = 1, kLargest = 0x1p40;
   // E_Q[(P / Q - 1)^2] for P the law of one sample and Q the discrete Gaussian of parameter stddev() is at
-  // most this: the square of 2^-60 (all levels) + 2^-60 (the rounding of at most 7 tables to 127 bits).
-  static constexpr double kChiSquare = 0x1p-118;
+  // most this: the square of 2^-62 (all levels) + 2^-58.75 (the rounding of at most 4 tables to 127 bits).
+  static constexpr double kChiSquare = 0x1p-117;
 
   // Throws InternalError for a standard deviation outside [kSmallest, kLargest].
   explicit DiscreteGaussian(double stddev);

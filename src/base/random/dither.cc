@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 #include "src/base/random/chacha20.h"
 
@@ -17,6 +18,10 @@ int64_t float_floor(int64_t value, int shift, uint32_t word) {
   return static_cast<int64_t>(std::floor(static_cast<float>(value) * unit + u));
 }
 
+DPFA_CLONES void round_all(std::span<int64_t> values, const uint32_t* words, int shift) {
+  for (size_t i = 0; i < values.size(); ++i) values[i] = dithered(values[i], shift, words[i]);
+}
+
 }  // namespace
 
 void dither(const StreamKey& key, uint64_t step, uint64_t first, int shift, std::span<int64_t> values) {
@@ -26,11 +31,10 @@ void dither(const StreamKey& key, uint64_t step, uint64_t first, int shift, std:
   for (size_t begin = 0; begin < values.size(); begin += words.size()) {
     const size_t count = std::min(words.size(), values.size() - begin);
     fill_words(key, step, first + begin, std::span(words).first(count));
-    for (size_t i = 0; i < count; ++i) {
-      int64_t& value = values[begin + i];
-      value = DPFA_PLANT("fp32_dither_floor") ? float_floor(value, shift, words[i])
-                                              : dithered(value, shift, words[i]);
-    }
+    if (DPFA_PLANT("fp32_dither_floor"))
+      for (size_t i = 0; i < count; ++i) values[begin + i] = float_floor(values[begin + i], shift, words[i]);
+    else
+      round_all(values.subspan(begin, count), words.data(), shift);
   }
 }
 

@@ -6,10 +6,21 @@
 #include <array>
 
 #include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 #include "src/base/random/dither.h"
 
 namespace dpfa {
+namespace {
+
+// Modulo 2^32: what leaves the lane is found by the check of the sum, and costs no privacy.
+DPFA_CLONES void add_cut(const int64_t* rounded, const int64_t* noise, int64_t clamp,
+                         std::span<int32_t> lanes) {
+  for (size_t i = 0; i < lanes.size(); ++i)
+    lanes[i] = static_cast<int32_t>(static_cast<uint32_t>(std::clamp(rounded[i], -clamp, clamp) + noise[i]));
+}
+
+}  // namespace
 
 RankContribution::RankContribution(const RankShare& share, const StreamKey& noise, const StreamKey& dither)
     : share_(share), law_(share.share_sigma), noise_(noise), dither_(dither) {
@@ -26,11 +37,7 @@ void RankContribution::make(uint64_t draw, uint64_t first, std::span<const int64
     dither(dither_, draw, first + begin, share_.dither_shift, std::span(rounded).first(count));
     law_.fill(noise_, DPFA_PLANT("share_reused_across_draws") ? 0 : draw, first + begin,
               std::span(noise).first(count));
-    for (size_t i = 0; i < count; ++i) {
-      const int64_t cut = std::clamp(rounded[i], -share_.clamp, share_.clamp);
-      // Modulo 2^32: what leaves the lane is found by the check of the sum, and costs no privacy.
-      lanes[begin + i] = static_cast<int32_t>(static_cast<uint32_t>(cut + noise[i]));
-    }
+    add_cut(rounded.data(), noise.data(), share_.clamp, lanes.subspan(begin, count));
   }
   explicit_bzero(rounded.data(), sizeof(rounded));
   explicit_bzero(noise.data(), sizeof(noise));

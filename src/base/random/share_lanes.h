@@ -24,10 +24,8 @@ struct ShareTables {
 
 namespace {
 
-// lanes[i stride] := the noise of element first + i modulo 2^32, i < 16; `first` is a multiple of 16. The
-// table may be a copy of share.table in faster memory.
-DPFA_LANE void noise_lanes(const ShareTables& share, const uint64_t* table, uint64_t first, uint32_t* lanes,
-                           int stride) {
+// lanes[i stride] := the noise of element first + i modulo 2^32, i < 16; `first` is a multiple of 16.
+DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* lanes, int stride) {
   const auto levels = static_cast<uint64_t>(share.levels);
   const uint64_t first_block = first / 4 * levels;  // a sample has 4 words of each level
   int32_t level = 0;
@@ -38,7 +36,7 @@ DPFA_LANE void noise_lanes(const ShareTables& share, const uint64_t* table, uint
     for (int draw = 0; draw < 4; ++draw) {
       const uint32_t* w = words + 4 * draw;
       const int64_t x =
-          alias_draw(table, share.table_bits, w[0] | uint64_t{w[1]} << 32, w[2] | uint64_t{w[3]} << 32);
+          alias_draw(share.table, share.table_bits, w[0] | uint64_t{w[1]} << 32, w[2] | uint64_t{w[3]} << 32);
       sum += static_cast<uint32_t>(share.weights[level]) * static_cast<uint32_t>(x);
       if (++level < share.levels) continue;
       *lanes = sum;

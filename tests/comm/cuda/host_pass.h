@@ -69,7 +69,7 @@ Hashes make_words(const Source& source, const std::vector<MaskKey>& keys,
   using G = Group<kBits>;
   const auto word_of_lane = [](int64_t lane) { return (lane + G::kPerWord - 1) / G::kPerWord; };
   return for_each_group<kBits>(powers, first, end, [&](int64_t lane, uint32_t* lanes, int stride) {
-    source.template load<G::kLanes>(source.table(), lane, end, lanes, stride);
+    source.template load<G::kLanes>(lane, end, lanes, stride);
     typename G::Word group[kGroupWords];
     pack_group<kBits>(lanes, stride, group);
     const int64_t word = word_of_lane(lane);
