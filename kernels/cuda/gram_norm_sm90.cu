@@ -10,38 +10,32 @@
 namespace dpfa::kernels::cuda {
 namespace {
 
-constexpr int kStages = 4;
-constexpr int kConsumers = 256;           // two warpgroups of 64 rows each
-constexpr int kBlock = kConsumers + 128;  // and the one that copies
 constexpr int kParkedBytes = kTile * kTile * 4;
 constexpr int kAlignment = 1024;  // of the 128-byte swizzle
 constexpr int kScratch = 32;      // of a thread's sums, while their errors are bounded
 constexpr int kScratchBytes = kScratch * kConsumers * 4;
 constexpr int kSharedBytes =
-    kAlignment + kStages * kStageBytes + kParkedBytes + kScratchBytes + 2 * kStages * 8;
+    kAlignment + kStages * kStageBytes + kParkedBytes + kScratchBytes + kBarrierBytes;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ void produce(const GramTask& task, const GramMaps& maps, uint32_t ring, uint32_t full,
-                        uint32_t empty) {
+__device__ void produce(const GramTask& task, const GramMaps& maps, const StageRing& ring) {
   const GramShape shape = shape_of(*task.matrix);
   const int32_t steps = shape.steps();
   const int i = static_cast<int>(task.begin + task.row);
   const int j = static_cast<int>(task.begin + task.column);
   for (int32_t s = 0; s < steps; ++s) {
-    const uint32_t slot = static_cast<uint32_t>(s % kStages), round = static_cast<uint32_t>(s / kStages);
-    if (round > 0) barrier_wait(empty + 8 * slot, (round - 1) & 1);
     const GramStep step = gram_step(shape, s);
     const CUtensorMap* map = step.of_gradient ? &maps.g : &maps.x;
-    const uint32_t stage = ring + slot * kStageBytes;
-    barrier_expect(full + 8 * slot, kStageBytes);
-    copy_tile(stage, map, step.column, i, full + 8 * slot);
-    copy_tile(stage + kOperandBytes, map, step.column, j, full + 8 * slot);
+    const uint32_t stage = ring.stage(s), full = ring.full(s);
+    ring.wait_empty(s);
+    copy_tile(stage, map, step.column, i, full);
+    copy_tile(stage + kOperandBytes, map, step.column, j, full);
   }
 }
 
-__device__ void consume(const GramTables& tables, const GramTask& task, uint32_t ring, float* parked,
-                        float* scratch, uint32_t full, uint32_t empty) {
+__device__ void consume(const GramTables& tables, const GramTask& task, const StageRing& ring, float* parked,
+                        float* scratch) {
   const int group = threadIdx.x / 128, thread = threadIdx.x % 128;
   const GramShape shape = shape_of(*task.matrix);
   const int32_t steps = shape.steps();
@@ -49,16 +43,15 @@ __device__ void consume(const GramTables& tables, const GramTask& task, uint32_t
 #pragma unroll
   for (int i = 0; i < kRegisters; ++i) chain[i] = sum[i] = 0;
   for (int32_t s = 0; s < steps; ++s) {
-    const uint32_t slot = static_cast<uint32_t>(s % kStages), round = static_cast<uint32_t>(s / kStages);
-    const uint32_t stage = ring + slot * kStageBytes;
-    barrier_wait(full + 8 * slot, round & 1);
+    const uint32_t stage = ring.stage(s);
+    ring.wait_full(s);
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k)
       wgmma<false>(chain, operand(stage + group * (kOperandBytes / 2) + 32 * k),
                    operand(stage + kOperandBytes + 32 * k), k);
     wgmma_finish(chain);
-    if (thread % 32 == 0) barrier_arrive(empty + 8 * slot);  // each warp: it has read the stage
+    ring.release(s);
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) sum[i] = __fadd_rn(sum[i], chain[i]);
     const GramStep step = gram_step(shape, s);
@@ -102,28 +95,20 @@ __global__ __launch_bounds__(kBlock, 1) void gram_wgmma_kernel(const GramTables 
   if (DPFA_PLANT("kernel_body_empty")) return;
   extern __shared__ unsigned char shared[];
   const uint32_t start = shared_address(shared);
-  const uint32_t ring = (start + kAlignment - 1) / kAlignment * kAlignment;
-  const uint32_t full = ring + kStages * kStageBytes + kParkedBytes + kScratchBytes,
-                 empty = full + 8 * kStages;
+  const uint32_t stages = (start + kAlignment - 1) / kAlignment * kAlignment;
+  const StageRing ring = {stages, stages + kStages * kStageBytes + kParkedBytes + kScratchBytes};
   const GramTask task(tables, blockIdx.x);
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, kConsumers / 32);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncthreads();
+  ring.begin();
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == kConsumers) {
       const int64_t matrix = blockIdx.x / tables.tasks;
-      produce(task, tables.maps[matrix], ring, full, empty);
+      produce(task, tables.maps[matrix], ring);
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    float* parked = reinterpret_cast<float*>(shared + (ring - start) + kStages * kStageBytes) + threadIdx.x;
-    consume(tables, task, ring, parked, parked + kTile * kTile, full, empty);
+    float* parked = reinterpret_cast<float*>(shared + (stages - start) + kStages * kStageBytes) + threadIdx.x;
+    consume(tables, task, ring, parked, parked + kTile * kTile);
   }
 #else
   __trap();  // a norm that was not computed must not pass for one

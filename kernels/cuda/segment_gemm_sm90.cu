@@ -11,29 +11,24 @@
 namespace dpfa::kernels::cuda {
 namespace {
 
-constexpr int kStages = 4;
-constexpr int kConsumers = kThreads;      // two warpgroups of 64 rows each
-constexpr int kBlock = kConsumers + 128;  // and the one that copies
+static_assert(kConsumers == kThreads);
 constexpr int kParkedBytes = kTile * kTile * 4;
 constexpr int kAlignment = kPatternBytes;
-constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kParkedBytes + 2 * kStages * 8;
+constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kParkedBytes + kBarrierBytes;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 __device__ void produce(const SegmentTables& tables, const ProductTask& task, const SegmentMaps& maps,
-                        uint32_t ring, uint32_t full, uint32_t empty) {
+                        const StageRing& ring) {
   DepthStep step =
       active_step(tables, task.matrix, first_depth_step(tables.offsets, tables.examples, kDepth));
   for (uint32_t s = 0; step.example < tables.examples; ++s) {
-    const uint32_t slot = s % kStages, round = s / kStages;
-    if (round > 0) barrier_wait(empty + 8 * slot, (round - 1) & 1);
-    const uint32_t stage = ring + slot * kStageBytes;
+    const uint32_t stage = ring.stage(s), full = ring.full(s);
     const int row = static_cast<int>(step.begin);
-    barrier_expect(full + 8 * slot, kStageBytes);
+    ring.wait_empty(s);
     for (int half = 0; half < 2; ++half) {
-      copy_tile(stage + half * kHalfOperand, &maps.left, task.row + 64 * half, row, full + 8 * slot);
-      copy_tile(stage + kOperandBytes + half * kHalfOperand, &maps.right, task.column + 64 * half, row,
-                full + 8 * slot);
+      copy_tile(stage + half * kHalfOperand, &maps.left, task.row + 64 * half, row, full);
+      copy_tile(stage + kOperandBytes + half * kHalfOperand, &maps.right, task.column + 64 * half, row, full);
     }
     step = following_step(tables, task.matrix, step);
   }
@@ -55,7 +50,7 @@ __device__ __forceinline__ void clear_rows(uint32_t stage, int rows, int end) {
 
 template <typename Finish>
 __device__ void consume(const SegmentTables& tables, const ProductTask& task, const Finish& finish,
-                        uint32_t ring, int32_t* parked, uint32_t full, uint32_t empty) {
+                        const StageRing& ring, int32_t* parked) {
   const uint32_t group = threadIdx.x / 128;
   float chain[kRegisters], sum[kRegisters];
 #pragma unroll
@@ -64,8 +59,8 @@ __device__ void consume(const SegmentTables& tables, const ProductTask& task, co
   DepthStep work =
       active_step(tables, task.matrix, first_depth_step(tables.offsets, tables.examples, kDepth));
   for (uint32_t s = 0; work.example < tables.examples; ++s) {
-    const uint32_t slot = s % kStages, round = s / kStages, stage = ring + slot * kStageBytes;
-    barrier_wait(full + 8 * slot, round & 1);
+    const uint32_t stage = ring.stage(s);
+    ring.wait_full(s);
     const int rows = static_cast<int>(work.rows), end = (rows + 15) / 16 * 16;
     if (rows < end) clear_rows(stage, rows, end);
     wgmma_begin();
@@ -73,7 +68,7 @@ __device__ void consume(const SegmentTables& tables, const ProductTask& task, co
       wgmma<true>(chain, transposed_operand(stage + group * kHalfOperand + 2 * kPatternBytes * k),
                   transposed_operand(stage + kOperandBytes + 2 * kPatternBytes * k), k);
     wgmma_finish(chain);
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty + 8 * slot);  // each warp: it has read the stage
+    ring.release(s);
     const float scale = Finish::kOneSum ? tables.scales[work.example] : 1.0f;
     add_chain<Finish, WgmmaLayout>(scale, chain, sum);
     if (work.closes) {
@@ -98,25 +93,18 @@ __global__ __launch_bounds__(kBlock, 1) void segment_wgmma_kernel(const SegmentT
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ unsigned char shared[];
   const uint32_t start = shared_address(shared);
-  const uint32_t ring = (start + kAlignment - 1) / kAlignment * kAlignment;
-  const uint32_t full = ring + kStages * kStageBytes + kParkedBytes, empty = full + 8 * kStages;
+  const uint32_t stages = (start + kAlignment - 1) / kAlignment * kAlignment;
+  const StageRing ring = {stages, stages + kStages * kStageBytes + kParkedBytes};
   const ProductTask task(tables, blockIdx.x);
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, kConsumers / 32);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncthreads();
+  ring.begin();
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    if (threadIdx.x == kConsumers) produce(tables, task, maps[task.matrix], ring, full, empty);
+    if (threadIdx.x == kConsumers) produce(tables, task, maps[task.matrix], ring);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     int32_t* parked =
-        reinterpret_cast<int32_t*>(shared + (ring - start) + kStages * kStageBytes) + threadIdx.x;
-    consume(tables, task, finish, ring, parked, full, empty);
+        reinterpret_cast<int32_t*>(shared + (stages - start) + kStages * kStageBytes) + threadIdx.x;
+    consume(tables, task, finish, ring, parked);
   }
 #else
   __trap();  // a product that was not computed must not pass for one

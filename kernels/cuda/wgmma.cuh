@@ -10,6 +10,11 @@ namespace dpfa::kernels::cuda {
 
 inline constexpr int kRegisters = 64;  // of a thread's 64 x 128 share of the sums
 
+// A block: two warpgroups that multiply 64 rows each, and one whose first thread copies.
+inline constexpr int kConsumers = 256, kBlock = kConsumers + 128;
+inline constexpr int kStages = 4;
+inline constexpr int kBarrierBytes = 2 * kStages * 8;
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -39,6 +44,39 @@ __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, i
       "l"(map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
+
+// The stages between the copying thread, which fills them in turn, and the consumers, which empty them. Steps
+// count from 0; step s uses stage s modulo kStages.
+struct StageRing {
+  uint32_t stages, barriers;  // in shared memory: kStages x kStageBytes, kBarrierBytes
+
+  __device__ uint32_t stage(uint32_t s) const { return stages + s % kStages * kStageBytes; }
+  __device__ uint32_t full(uint32_t s) const { return barriers + 8 * (s % kStages); }
+  __device__ uint32_t empty(uint32_t s) const { return full(s) + 8 * kStages; }
+
+  // All threads of the block call it, before anything else of the ring.
+  __device__ void begin() const {
+    if (threadIdx.x == 0) {
+      for (uint32_t s = 0; s < kStages; ++s) {
+        barrier_init(full(s), 1);
+        barrier_init(empty(s), kConsumers / 32);
+      }
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+  }
+  // The copying thread, before its copies of step s: the stage is empty and expects kStageBytes.
+  __device__ void wait_empty(uint32_t s) const {
+    const uint32_t round = s / kStages;
+    if (round > 0) barrier_wait(empty(s), (round - 1) & 1);
+    barrier_expect(full(s), kStageBytes);
+  }
+  // Consumers: the stage holds step s; then each thread: it has read it.
+  __device__ void wait_full(uint32_t s) const { barrier_wait(full(s), s / kStages & 1); }
+  __device__ void release(uint32_t s) const {
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty(s));
+  }
+};
 
 // Shared-memory operand with the depth along rows of 128 bytes, 128-byte swizzle: eight rows are 1024 bytes
 // apart.

@@ -125,28 +125,32 @@ int bench_step(const Arguments& arguments) {
   };
   const double peak = child("private"), baseline_peak = child("baseline");
 
-  std::vector<double> with_privacy, baseline;
+  std::vector<double> with_privacy, baseline, releases;
   {
     train::StepBench bench(spec, /*with_private=*/true, /*without_privacy=*/true);
     for (int64_t k = 0; k <= repeats; ++k) {
       with_privacy.push_back(bench.private_seconds());
+      releases.push_back(bench.release_seconds());
       baseline.push_back(bench.baseline_seconds());
     }
   }
   with_privacy.erase(with_privacy.begin());
+  releases.erase(releases.begin());
   baseline.erase(baseline.begin());
 
   const std::string size = std::to_string((shape.parameter_count() + 500000) / 1000000);
   const std::string name = "step/gpt2-" + size + "m/B" + std::to_string(spec.batch) + "/T" +
                            std::to_string(spec.sequence) + "/" + spec.compute + "/flat" +
                            (spec.release ? "" : "/no-release");
-  const double seconds = median(with_privacy), other = median(baseline);
+  const double seconds = median(with_privacy), other = median(baseline),
+               release_share = median(releases) / seconds;
   if (json) {
     const nlohmann::json result = {{"case", name},
                                    {"seconds", seconds},
                                    {"baseline", "the same engine and optimizer without clipping and noise"},
                                    {"baseline_seconds", other},
                                    {"ratio", seconds / other},
+                                   {"release_share", release_share},
                                    {"repeats", repeats},
                                    {"peak_rss_mib", peak},
                                    {"baseline_peak_rss_mib", baseline_peak},
@@ -165,6 +169,7 @@ int bench_step(const Arguments& arguments) {
     std::cout << name << " on " << processor_name() << "\n"
               << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, "
               << std::setprecision(0) << peak << " MiB\n"
+              << "  of it noise and optimizer: " << 100 * release_share << " %\n"
               << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
               << baseline_peak << " MiB\n"
               << std::setprecision(3) << "  ratio        " << seconds / other << " (medians of " << repeats

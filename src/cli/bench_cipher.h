@@ -1,25 +1,19 @@
-// ChaCha20 of OpenSSL, to compare ours with. In a file of its own: nothing else of dpfa uses OpenSSL.
+// Our ChaCha20 beside OpenSSL's and libsodium's, thread by thread. In a file of its own: nothing else of dpfa
+// uses OpenSSL.
 #pragma once
 
-#include <cstddef>
-#include <span>
-#include <string>
+#include <cstdint>
+#include <vector>
+
+#include "src/base/stream_key.h"
+#include "src/cli/bench_report.h"
 
 namespace dpfa::cli {
 
-// Writes key stream over `out`, from the start of the stream of a fixed key.
-class OpensslKeystream {
- public:
-  OpensslKeystream();
-  ~OpensslKeystream();
-  OpensslKeystream(const OpensslKeystream&) = delete;
-  OpensslKeystream& operator=(const OpensslKeystream&) = delete;
-  void fill(std::span<unsigned char> out);
-  static std::string version();
+// Writes `bytes` of the key's stream into one small buffer, over and over.
+void make_keystream(const StreamKey& key, int64_t bytes);
 
- private:
-  struct State;
-  State* state_;
-};
+// By the calling thread.
+std::vector<BenchResult> compare_keystreams(int64_t repeats);
 
 }  // namespace dpfa::cli

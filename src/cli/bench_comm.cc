@@ -1,6 +1,5 @@
 // `dpfa bench comm`: what secure sums cost beside plain ones, between the ranks that mpirun started.
 #include <omp.h>
-#include <sodium.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -9,16 +8,17 @@
 #include <cstring>
 #include <thread>
 
+#include "accounting/noise_shares.h"
 #include "comm/secagg/lane_hash.h"
 #include "comm/secagg/secure_sum.h"
 #include "src/base/error.h"
 #include "src/base/flat_buffer.h"
-#include "src/base/random/chacha20.h"
 #include "src/base/random/rank_contribution.h"
 #include "src/cli/bench_cipher.h"
 #include "src/cli/bench_report.h"
 #include "src/cli/options.h"
 #include "src/plan/share_layout.h"
+#include "src/plan/value.h"
 #include "src/train/run_setup.h"
 
 namespace dpfa::cli {
@@ -46,7 +46,14 @@ RankShare share_of(const Spec& spec, int ranks) {
   aggregation.ranks = ranks;
   aggregation.colluding_ranks = std::min<int64_t>(spec.colluding_ranks, ranks - 1);
   aggregation.lane_bits = spec.lane_bits;
-  return plan::share_layout(privacy, aggregation, spec.elements, spec.noise_multiplier).share;
+  const RankShare share =
+      plan::share_layout(privacy, aggregation, spec.elements, spec.noise_multiplier).share;
+  if (!(share.share_sigma >= accounting::kSmallestShare))
+    throw ConfigError("--noise_multiplier " + plan::format_real(spec.noise_multiplier) +
+                      ": shares of deviation " + plan::format_real(share.share_sigma) +
+                      " on the grid are too narrow to be drawn; expected at least " +
+                      plan::format_real(accounting::kSmallestShare));
+  return share;
 }
 
 // Stops before memory runs out: lanes, words that lanes share (of two sums and the bare one), and what MPI
@@ -207,6 +214,9 @@ class CommBench {
     if (spec_.step_seconds) {
       result.details["step_seconds"] = *spec_.step_seconds;
       result.details["share_of_step"] = result.seconds / *spec_.step_seconds;
+      // A step without privacy sums too.
+      result.details["share_of_step_beside_the_sum"] =
+          (result.seconds - result.baseline_seconds) / *spec_.step_seconds;
     }
     add(std::move(result));
     // Its parts, on all ranks at once.
@@ -290,51 +300,23 @@ class CommBench {
   // On rank 0 while the others wait.
   void ciphers() {
     if (world_.rank() == 0) {
-      const size_t bytes = static_cast<size_t>(layout_.bytes());
-      const int64_t keys = mask_keys();
       const StreamKey key = RootKey::from_system().stream(Purpose::kMask);
-      std::vector<uint32_t> stream(1 << 14);
-      const auto ours = [&](size_t count) {
-        for (size_t word = 0; word < count / 4; word += stream.size())
-          fill_words(key, 1, word, std::span(stream).first(std::min(stream.size(), count / 4 - word)));
-      };
+      const int64_t keys = mask_keys();
       const int threads = omp_get_max_threads();
       omp_set_num_threads(1);  // ciphers are compared thread by thread
       BenchResult pass = time_in_turn(
           "comm/mask-pass/" + short_number(spec_.elements), [&] { mask_words(); },
           "the key stream of as many bytes",
           [&] {
-            for (int64_t k = 0; k < keys; ++k) ours(bytes);
+            for (int64_t k = 0; k < keys; ++k) make_keystream(key, layout_.bytes());
           },
           spec_.repeats);
       pass.details = {{"keys", keys}, {"share_of_keystream_rate", pass.baseline_seconds / pass.seconds}};
       results_.push_back(pass);
-
-      const std::span<unsigned char> out(reinterpret_cast<unsigned char*>(stream.data()), 4 * stream.size());
-      OpensslKeystream openssl;
-      keystream("keystream/chacha20", "OpenSSL " + OpensslKeystream::version(), ours,
-                [&] { openssl.fill(out); });
-      const unsigned char sodium_key[32] = {1, 2, 3}, nonce[12] = {};
-      keystream("keystream/chacha20/libsodium", std::string("libsodium ") + sodium_version_string(), ours,
-                [&] { crypto_stream_chacha20_ietf(out.data(), out.size(), nonce, sodium_key); });
+      for (BenchResult& result : compare_keystreams(spec_.repeats)) results_.push_back(std::move(result));
       omp_set_num_threads(threads);
     }
     world_.barrier();
-  }
-
-  template <typename Ours>
-  void keystream(const std::string& case_name, const std::string& baseline, const Ours& ours,
-                 const std::function<void()>& part_of_theirs) {
-    constexpr size_t kBytes = size_t{1} << 28, kPart = size_t{1} << 16;
-    BenchResult result = time_in_turn(
-        case_name, [&] { ours(kBytes); }, baseline,
-        [&] {
-          for (size_t begin = 0; begin < kBytes; begin += kPart) part_of_theirs();
-        },
-        spec_.repeats);
-    result.details = {{"gigabytes_per_second", kBytes / result.seconds / 1e9},
-                      {"baseline_gigabytes_per_second", kBytes / result.baseline_seconds / 1e9}};
-    results_.push_back(result);
   }
 
   Communicator& world_;

@@ -56,49 +56,31 @@ struct Gpt2::State {
   std::vector<model::ParameterInfo> parameters;
   model::Gpt2Weights weights;
 
-  std::vector<int64_t> offsets = {0}, ids, targets;
-  std::vector<double> row_weights;
+  model::BatchRows batch;
   std::vector<LayerActivations> layers;
   at::Tensor final_x, logits_memory, logits;
   Normed final_normed;
 
-  void take_batch(const model::Batch& batch);
   at::Tensor embed() const;
   void make_logits();
   kernels::AttentionShape attention_shape() const {
-    return {offsets, shape.heads, shape.heads, shape.width / shape.heads, /*causal=*/true};
+    return {batch.offsets, shape.heads, shape.heads, shape.width / shape.heads, /*causal=*/true};
   }
   at::Tensor layer_forward(int64_t l, const at::Tensor& x);
   at::Tensor layer_backward(int64_t l, const at::Tensor& output_gradient, model::GradientVisitor& visitor);
   at::Tensor attention_backward(const LayerActivations& a, const at::Tensor& g) const;
 };
 
-void Gpt2::State::take_batch(const model::Batch& batch) {
-  offsets.assign(1, 0);
-  ids.clear();
-  targets.clear();
-  row_weights.clear();
-  for (int64_t b = 0; b < batch.examples; ++b) {
-    const int64_t length = batch.lengths.empty() ? batch.tokens : batch.lengths[b];
-    DPFA_CHECK(length >= 0 && length <= batch.tokens, length);
-    const auto from = static_cast<ptrdiff_t>(b * batch.tokens);
-    ids.insert(ids.end(), batch.input_ids.begin() + from, batch.input_ids.begin() + from + length);
-    targets.insert(targets.end(), batch.targets.begin() + from, batch.targets.begin() + from + length);
-    row_weights.insert(row_weights.end(), length, batch.loss_weights[b]);
-    offsets.push_back(offsets.back() + length);
-  }
-}
-
 at::Tensor Gpt2::State::embed() const {
   std::vector<int64_t> positions;
-  for (size_t b = 0; b + 1 < offsets.size(); ++b)
-    for (int64_t t = 0; t < offsets[b + 1] - offsets[b]; ++t) positions.push_back(t);
-  return at::index_select(weights.tokens, 0, upload<int64_t>(ids, device))
+  for (size_t b = 0; b + 1 < batch.offsets.size(); ++b)
+    for (int64_t t = 0; t < batch.offsets[b + 1] - batch.offsets[b]; ++t) positions.push_back(t);
+  return at::index_select(weights.tokens, 0, upload<int64_t>(batch.ids, device))
       .add_(at::index_select(weights.positions, 0, upload<int64_t>(positions, device)));
 }
 
 void Gpt2::State::make_logits() {
-  const int64_t rows = offsets.back(),
+  const int64_t rows = batch.count(),
                 columns = (shape.vocab + kLogitMultiple - 1) / kLogitMultiple * kLogitMultiple;
   if (!logits_memory.defined() || logits_memory.size(0) < rows)
     logits_memory = at::empty({rows, columns}, weights.head.options());
@@ -168,9 +150,9 @@ Gpt2::~Gpt2() = default;
 const plan::Gpt2Shape& Gpt2::shape() const { return state_->shape; }
 at::ScalarType Gpt2::compute() const { return state_->compute; }
 at::Device Gpt2::device() const { return state_->device; }
-std::span<const int64_t> Gpt2::offsets() const { return state_->offsets; }
-std::span<const int64_t> Gpt2::ids() const { return state_->ids; }
-std::span<const int64_t> Gpt2::targets() const { return state_->targets; }
+std::span<const int64_t> Gpt2::offsets() const { return state_->batch.offsets; }
+std::span<const int64_t> Gpt2::ids() const { return state_->batch.ids; }
+std::span<const int64_t> Gpt2::targets() const { return state_->batch.targets; }
 
 void Gpt2::bind(const at::Tensor& flat) {
   State& s = *state_;
@@ -183,10 +165,10 @@ at::Tensor Gpt2::forward(const model::Batch& batch, bool for_backward) {
   c10::InferenceMode guard;
   State& s = *state_;
   DPFA_CHECK(batch.tokens <= s.shape.positions, batch.tokens, " tokens, ", s.shape.positions, " positions");
-  s.take_batch(batch);
+  s.batch.assign(batch);
   const at::Tensor losses =
       at::zeros({batch.examples}, at::TensorOptions().dtype(at::kDouble).device(s.device));
-  if (s.offsets.back() == 0) return losses;
+  if (s.batch.count() == 0) return losses;
   s.layers.clear();
   s.layers.resize(s.shape.layers);
   at::Tensor x = s.embed();
@@ -195,17 +177,17 @@ at::Tensor Gpt2::forward(const model::Batch& batch, bool for_backward) {
   s.final_normed = layer_norm(x, s.weights.final_gain, s.weights.final_shift);
   s.make_logits();
   at::mm_out(s.logits, s.final_normed.y, s.weights.head.t());
-  const at::Tensor row_losses = cross_entropy(s.logits, s.targets, s.row_weights, for_backward);
+  const at::Tensor row_losses = cross_entropy(s.logits, s.batch.targets, s.batch.loss_weights, for_backward);
   std::vector<int64_t> example_of_row;
   for (int64_t b = 0; b < batch.examples; ++b)
-    example_of_row.insert(example_of_row.end(), s.offsets[b + 1] - s.offsets[b], b);
+    example_of_row.insert(example_of_row.end(), s.batch.offsets[b + 1] - s.batch.offsets[b], b);
   return losses.index_add_(0, upload<int64_t>(example_of_row, s.device), row_losses);
 }
 
 void Gpt2::backward(model::GradientVisitor& visitor) {
   c10::InferenceMode guard;
   State& s = *state_;
-  DPFA_CHECK(s.offsets.back() > 0 && static_cast<int64_t>(s.layers.size()) == s.shape.layers);
+  DPFA_CHECK(s.batch.count() > 0 && static_cast<int64_t>(s.layers.size()) == s.shape.layers);
   const int64_t head_offset = s.shape.tied_head ? s.parameters[0].offset : s.parameters.back().offset;
   const model::ParameterInfo* final_norm = &s.parameters[2 + 12 * static_cast<size_t>(s.shape.layers)];
   visitor.linear({s.final_normed.y, s.logits, head_offset, true}, std::nullopt);
@@ -215,7 +197,7 @@ void Gpt2::backward(model::GradientVisitor& visitor) {
   g = layer_norm_input_gradient(g, s.final_x, s.final_normed, s.weights.final_gain, s.weights.final_shift);
   for (int64_t l = s.shape.layers - 1; l >= 0; --l) g = s.layer_backward(l, g, visitor);
   s.layers.clear();
-  visitor.embedding({s.ids, g, s.parameters[0].offset, s.parameters[1].offset,
+  visitor.embedding({s.batch.ids, g, s.parameters[0].offset, s.parameters[1].offset,
                      s.shape.tied_head ? std::optional<size_t>(0) : std::nullopt});
 }
 

@@ -38,9 +38,10 @@ struct Gpt2::State {
   at::Tensor flat;  // (P) in the compute type; for f32 a view of the master weights
   Gpt2Weights weights;
 
-  // The last batch: rows of each example, their ids and targets one behind another.
-  std::vector<int64_t> offsets = {0}, ids, targets, records;
-  std::vector<double> row_weights, row_losses;
+  // The last batch.
+  BatchRows batch;
+  std::vector<int64_t> records;
+  std::vector<double> row_losses;
   std::optional<Dropout> dropout;
 
   // Workspace for `capacity` rows; the buffers own the memory that the tensors view.
@@ -54,7 +55,6 @@ struct Gpt2::State {
   at::Tensor residual_gradient, scratch, wide_scratch;
 
   at::Tensor allocate(std::vector<int64_t> dims, at::ScalarType dtype);
-  void take_batch(const Batch& batch);
   void make_workspace(int64_t largest);
   LayerActivations make_activations();
   void make_gradients(bool keep);
@@ -81,24 +81,6 @@ at::Tensor Gpt2::State::allocate(std::vector<int64_t> dims, at::ScalarType dtype
   return at::from_blob(buffer.data(), dims, at::TensorOptions().dtype(dtype));
 }
 
-void Gpt2::State::take_batch(const Batch& batch) {
-  offsets.assign(1, 0);
-  ids.clear();
-  targets.clear();
-  row_weights.clear();
-  for (int64_t b = 0; b < batch.examples; ++b) {
-    const int64_t length = batch.lengths.empty() ? batch.tokens : batch.lengths[b];
-    DPFA_CHECK(length >= 0 && length <= batch.tokens, length);
-    const auto from = static_cast<ptrdiff_t>(b * batch.tokens);
-    ids.insert(ids.end(), batch.input_ids.begin() + from, batch.input_ids.begin() + from + length);
-    targets.insert(targets.end(), batch.targets.begin() + from, batch.targets.begin() + from + length);
-    row_weights.insert(row_weights.end(), length, batch.loss_weights[b]);
-    offsets.push_back(offsets.back() + length);
-  }
-  row_losses.assign(row_weights.size(), 0);
-  records.assign(batch.records.begin(), batch.records.end());
-}
-
 LayerActivations Gpt2::State::make_activations() {
   const int64_t n = rows, c = shape.width;
   const at::ScalarType stat = compute == at::kDouble ? at::kDouble : at::kFloat;
@@ -119,8 +101,8 @@ LayerActivations Gpt2::State::make_activations() {
 
 // `largest`: rows that a batch of this many slots and tokens may have.
 void Gpt2::State::make_workspace(int64_t largest) {
-  if (offsets.back() == rows && largest <= capacity) return;
-  rows = offsets.back();
+  if (batch.count() == rows && largest <= capacity) return;
+  rows = batch.count();
   if (largest > capacity) memory.clear();
   capacity = std::max(capacity, largest);
   memory_used = 0;
@@ -150,22 +132,22 @@ void Gpt2::State::make_gradients(bool keep) {
 
 void Gpt2::State::drop(int64_t site, at::Tensor& x) const {
   if (!dropout || dropout->rate == 0) return;
-  kernels::apply_dropout({dropout->rate, dropout->key, dropout->step, site, records, offsets}, x);
+  kernels::apply_dropout({dropout->rate, dropout->key, dropout->step, site, records, batch.offsets}, x);
 }
 
 void Gpt2::State::embed() {
   at::Tensor& x = shape.layers > 0 ? layers[0].x : final_x;
   at::index_select_out(x, weights.tokens, 0,
-                       at::from_blob(ids.data(), {rows}, at::TensorOptions().dtype(at::kLong)));
-  for (size_t b = 0; b + 1 < offsets.size(); ++b) {
-    const int64_t length = offsets[b + 1] - offsets[b];
-    x.narrow(0, offsets[b], length).add_(weights.positions.narrow(0, 0, length));
+                       at::from_blob(batch.ids.data(), {rows}, at::TensorOptions().dtype(at::kLong)));
+  for (size_t b = 0; b + 1 < batch.offsets.size(); ++b) {
+    const int64_t length = batch.offsets[b + 1] - batch.offsets[b];
+    x.narrow(0, batch.offsets[b], length).add_(weights.positions.narrow(0, 0, length));
   }
   drop(0, x);
 }
 
 kernels::AttentionShape Gpt2::State::attention_shape() const {
-  return {offsets, shape.heads, shape.heads, shape.width / shape.heads, /*causal=*/true};
+  return {batch.offsets, shape.heads, shape.heads, shape.width / shape.heads, /*causal=*/true};
 }
 
 void Gpt2::State::layer_forward(int64_t l, at::Tensor* out) {
@@ -234,7 +216,7 @@ Gpt2::Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, const Execution
 Gpt2::~Gpt2() = default;
 
 const plan::Gpt2Shape& Gpt2::shape() const { return state_->shape; }
-std::span<const int64_t> Gpt2::offsets() const { return state_->offsets; }
+std::span<const int64_t> Gpt2::offsets() const { return state_->batch.offsets; }
 at::ScalarType Gpt2::compute() const { return state_->compute; }
 const Execution& Gpt2::execution() const { return state_->execution; }
 
@@ -271,8 +253,10 @@ void Gpt2::forward(const Batch& batch, const Dropout* dropout, bool for_backward
   State& s = *state_;
   DPFA_CHECK(batch.tokens <= s.shape.positions, batch.tokens, " tokens, ", s.shape.positions, " positions");
   std::fill(losses.begin(), losses.end(), 0.0);
-  s.take_batch(batch);
-  if (s.offsets.back() == 0) return;
+  s.batch.assign(batch);
+  s.row_losses.assign(s.batch.count(), 0);
+  s.records.assign(batch.records.begin(), batch.records.end());
+  if (s.batch.count() == 0) return;
   s.make_workspace(batch.examples * batch.tokens);
   s.dropout.reset();
   if (dropout != nullptr) s.dropout.emplace(*dropout);
@@ -283,17 +267,17 @@ void Gpt2::forward(const Batch& batch, const Dropout* dropout, bool for_backward
                       s.final_normed, s.final_mean, s.final_rstd);
   kernels::multiply(s.final_normed, s.weights.head.t(), s.logits);
   if (for_backward)
-    kernels::cross_entropy_in_place(s.logits, s.targets, s.row_weights, s.row_losses);
+    kernels::cross_entropy_in_place(s.logits, s.batch.targets, s.batch.loss_weights, s.row_losses);
   else
-    kernels::cross_entropy(s.logits, s.targets, s.row_weights, s.row_losses);
+    kernels::cross_entropy(s.logits, s.batch.targets, s.batch.loss_weights, s.row_losses);
   for (int64_t b = 0; b < batch.examples; ++b)
-    for (int64_t i = s.offsets[b]; i < s.offsets[b + 1]; ++i) losses[b] += s.row_losses[i];
+    for (int64_t i = s.batch.offsets[b]; i < s.batch.offsets[b + 1]; ++i) losses[b] += s.row_losses[i];
 }
 
 void Gpt2::backward(bool keep_gradients, GradientVisitor& visitor) {
   c10::InferenceMode guard;
   State& s = *state_;
-  DPFA_CHECK(s.offsets.back() > 0 && !(keep_gradients && s.execution.recompute_layers));
+  DPFA_CHECK(s.batch.count() > 0 && !(keep_gradients && s.execution.recompute_layers));
   s.make_gradients(keep_gradients);
   const int64_t head_offset = s.shape.tied_head ? s.parameters[0].offset : s.parameters.back().offset;
   visitor.linear({s.final_normed, s.logits, head_offset, true}, std::nullopt);
@@ -305,7 +289,7 @@ void Gpt2::backward(bool keep_gradients, GradientVisitor& visitor) {
                                      false, s.residual_gradient);
   for (int64_t l = s.shape.layers - 1; l >= 0; --l) s.layer_backward(l, visitor);
   s.drop(0, s.residual_gradient);
-  visitor.embedding({s.ids, s.residual_gradient, s.parameters[0].offset, s.parameters[1].offset,
+  visitor.embedding({s.batch.ids, s.residual_gradient, s.parameters[0].offset, s.parameters[1].offset,
                      s.shape.tied_head ? std::optional<size_t>(0) : std::nullopt});
 }
 

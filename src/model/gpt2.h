@@ -20,6 +20,7 @@
 #include "kernels/optimizer_step.h"
 #include "kernels/records.h"
 #include "src/base/stream_key.h"
+#include "src/model/batch.h"
 #include "src/plan/model_shape.h"
 
 namespace dpfa::model {
@@ -38,17 +39,6 @@ std::vector<kernels::DecayRange> decay_ranges(const std::vector<ParameterInfo>& 
 
 // GPT-2's own initialisation: N(0, 0.02^2), residual projections divided by sqrt(2 L), gains 1, biases 0.
 void initialise_gpt2(const plan::Gpt2Shape& shape, const StreamKey& key, std::span<float> parameters);
-
-struct Batch {
-  int64_t examples = 0, tokens = 0;
-  std::span<const int64_t> input_ids;    // (B, T)
-  std::span<const int64_t> targets;      // (B, T), negative where a position has none
-  std::span<const double> loss_weights;  // (B): weight of each target's cross-entropy in the example's loss
-  std::span<const int64_t> records;      // (B): record id, keys the dropout masks
-  // (B): how many of an example's positions are worked on, 0 to T; none of the others has a target. Empty: T
-  // each.
-  std::vector<int64_t> lengths = {};
-};
 
 // How a model runs. Nothing here changes what it computes, up to the rounding of another order of sums.
 struct Execution {

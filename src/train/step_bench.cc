@@ -83,6 +83,7 @@ struct StepBench::State {
     BaselineGradient gradient;
     std::optional<Optimizer<BaselineGradient>> optimizer;
   };
+  double release_seconds = 0;
   std::optional<Private> with_privacy;
   std::optional<Baseline> without;
 };
@@ -107,21 +108,31 @@ StepBench::~StepBench() = default;
 double StepBench::private_seconds() {
   State& s = *state_;
   State::Private& p = *s.with_privacy;
-  return seconds_of([&] {
+  double microbatches = 0;
+  const auto add_microbatches = [&](privacy::ClippedSum& sum) {
+    microbatches = seconds_of([&] {
+      for (const auto& microbatch : s.microbatches) p.clipper.accumulate(microbatch, nullptr, sum);
+    });
+  };
+  const double all = seconds_of([&] {
     if (!s.spec.release) {
       if (!p.sum) p.sum = p.clipper.zero();
-      for (const auto& microbatch : s.microbatches) p.clipper.accumulate(microbatch, nullptr, *p.sum);
+      add_microbatches(*p.sum);
       return;
     }
     privacy::ClippedSum sum = p.clipper.zero(std::move(p.spent));
     p.spent.reset();
-    for (const auto& microbatch : s.microbatches) p.clipper.accumulate(microbatch, nullptr, sum);
+    add_microbatches(sum);
     privacy::NoisyGradient gradient = p.privatizer.release(std::move(sum), s.step, p.privatizer.next_draw());
     ++s.step;
     p.optimizer->apply(gradient, kLearningRate, s.weights.span(), s.model.bf16_weights());
     p.spent = std::move(gradient);
   });
+  s.release_seconds = all - microbatches;
+  return all;
 }
+
+double StepBench::release_seconds() const { return state_->release_seconds; }
 
 double StepBench::baseline_seconds() {
   State& s = *state_;

@@ -25,8 +25,9 @@ class StepBench {
   // time).
   StepBench(const StepBenchSpec& spec, bool with_private, bool without_privacy);
   ~StepBench();
-  double private_seconds();   // one step, wall clock
-  double baseline_seconds();  // the same without clipping and noise
+  double private_seconds();        // one step, wall clock
+  double release_seconds() const;  // of the last private step: all of it but its microbatches
+  double baseline_seconds();       // the same without clipping and noise
 
  private:
   struct State;
