@@ -202,6 +202,7 @@ struct DevicePass::State {
     cudaDeviceSynchronize();
     wipe(keys);
     wipe(powers);
+    for (DeviceArray<uint64_t>* hashes : {&partials, &made, &read}) wipe(*hashes);
     explicit_bzero(&tables, sizeof(tables));
   }
 

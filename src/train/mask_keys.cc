@@ -12,6 +12,7 @@ using comm::secagg::SessionKeys;
 std::string shared_configuration(const plan::Config& config) {
   plan::Config shared = config;
   shared.runtime = {};
+  shared.runtime.constant_step_slots = config.runtime.constant_step_slots;  // of all ranks, or of none
   shared.aggregation.allow_list.clear();  // its content is compared when keys are agreed on
   shared.aggregation.identity.clear();
   return plan::to_ini(shared);

@@ -233,7 +233,7 @@ void agree_on_configuration(const RunSetup& setup, comm::Communicator& communica
     if (mine != first)
       throw ConfigError(
           "this rank was given another configuration than rank 0: all need the same file and options, only "
-          "[runtime] and the key files of [aggregation] may differ");
+          "[runtime] (but constant_step_slots) and the key files of [aggregation] may differ");
   });
 }
 

@@ -96,6 +96,14 @@ TEST_F(Disagreement, InTheConfigurationOfOneRankStopsAllRanks) {
   EXPECT_EQ(altered.sums, 0);
 }
 
+// Rank 0 prints claims against the network for all ranks: the times of every one of them must tell nothing.
+TEST_F(Disagreement, InTheConstantStepSlotsOfOneRankStopsAllRanks) {
+  config_.runtime.constant_step_slots = world().rank() != 1;
+  AlteredWorld altered;
+  expect_stop(altered, 2, "rank 1: this rank was given another configuration");
+  EXPECT_EQ(altered.sums, 0);
+}
+
 TEST_F(Disagreement, InThePlanOfOneRankStopsAllRanks) {
   // Rank 1 takes its own configuration for that of rank 0.
   if (world().rank() == 1) config_.privacy.noise_multiplier = 2;  // as many characters as 1

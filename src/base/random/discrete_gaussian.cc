@@ -1,5 +1,7 @@
 #include "src/base/random/discrete_gaussian.h"
 
+#include <string.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -22,9 +24,9 @@ using Real = boost::multiprecision::number<
     boost::multiprecision::cpp_bin_float<256, boost::multiprecision::digit_base_2>,
     boost::multiprecision::et_off>;
 
-constexpr double kLargestBase = 2400;  // 2^15 rows hold every value of 2^-128 and more
-constexpr int64_t kLargestFactor = 1570;
-constexpr size_t kMostLevels = 4;  // 2^40 = 2400 x 771^3
+constexpr double kLargestBase = 2400;     // 2^15 rows hold every value of 2^-128 and more
+constexpr int64_t kLargestFactor = 1568;  // the least base of a wider one: 2400 x 1567 / 1568
+constexpr size_t kMostLevels = 4;         // 2^40 = 2400 x 771^3
 constexpr Uint128 kOne = Uint128{1} << 127;
 // Rounding up covers the rounding of the square root and the quotient below.
 constexpr double kUp = 1 + 0x1p-40;
@@ -114,7 +116,7 @@ void count_up_to(int64_t value) {
 DiscreteGaussian::DiscreteGaussian(double stddev) : weights_{1} {
   DPFA_CHECK(stddev >= kSmallest && stddev <= kLargest, "a discrete Gaussian of standard deviation ", stddev);
   // The fewest levels, and of these the least factor, that keep the base at kLargestBase or below: it is then
-  // at least 1.528 sqrt(factor^2 + 1), which a test shows.
+  // at least 1.528 sqrt(factor^2 + 1), which a test shows: 2400 (1567 / 1568)^2 is 1.5286 sqrt(1568^2 + 1).
   double variance = 1;
   for (size_t levels = 1; stddev > kLargestBase * std::sqrt(variance); ++levels) {
     DPFA_CHECK(levels < kMostLevels);
@@ -155,6 +157,8 @@ void DiscreteGaussian::fill(const StreamKey& key, uint64_t step, uint64_t first,
     sum_levels(weights_.data(), levels, draws.data(), out.subspan(begin, count));
     begin += count;
   }
+  explicit_bzero(words.data(), sizeof(words));
+  explicit_bzero(draws.data(), sizeof(draws));
 }
 
 }  // namespace dpfa

@@ -4,7 +4,7 @@
 // A base law of standard deviation s0 is drawn by the alias method (Walker 1977) from a table whose
 // probabilities are whole multiples of 2^-127: one row, one comparison and one selection for every value.
 // Larger standard deviations are sums of independent base draws,
-//   X = x_0 + B x_1 + ... + B^L x_L,   1 <= B <= 1570,   s^2 = s0^2 (1 + B^2 + ... + B^(2L)),   s0 <= 2400,
+//   X = x_0 + B x_1 + ... + B^L x_L,   1 <= B <= 1568,   s^2 = s0^2 (1 + B^2 + ... + B^(2L)),   s0 <= 2400,
 // which is again a discrete Gaussian up to a relative error of 4 exp(-2 pi^2 r^2) per level, r = s0 /
 // sqrt(B^2 + 1) >= 1.528 (Micciancio and Walter 2017; Peikert 2010): below 2^-62 over all levels, 4 at most.
 //

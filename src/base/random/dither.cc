@@ -1,5 +1,7 @@
 #include "src/base/random/dither.h"
 
+#include <string.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -36,6 +38,7 @@ void dither(const StreamKey& key, uint64_t step, uint64_t first, int shift, std:
     else
       round_all(values.subspan(begin, count), words.data(), shift);
   }
+  explicit_bzero(words.data(), sizeof(words));
 }
 
 }  // namespace dpfa
