@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
@@ -11,8 +12,6 @@ namespace {
 
 // One loop per element type, compiled for each vector width and chosen at load time. Rounding and conversion
 // are exact operations, so every width gives the same bits.
-#define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-
 DPFA_CLONES void add_scaled(int32_t* sum, const float* values, int64_t n, float scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<int32_t>(__builtin_rintf(values[i] * scale));

@@ -8,11 +8,10 @@
 #include "kernels/compute_type.h"
 #include "kernels/vector_exp.h"
 #include "src/base/check.h"
+#include "src/base/clones.h"
 
 namespace dpfa::kernels {
 namespace {
-
-#define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
 DPFA_CLONES float largest(const float* row, int64_t n) {
   float m = -std::numeric_limits<float>::infinity();

@@ -7,6 +7,7 @@
 #include "kernels/blas.h"
 #include "kernels/gemm.h"
 #include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
@@ -27,8 +28,6 @@ std::pair<int64_t, int64_t> panel_shape(at::ScalarType product, int64_t columns)
   const int64_t parts = (columns + kTileColumns - 1) / kTileColumns;
   return {kTileRows, (columns + parts - 1) / parts};
 }
-
-#define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
 DPFA_CLONES double squares(const float* v, int64_t n) {
   double sum = 0;

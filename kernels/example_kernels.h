@@ -51,6 +51,8 @@ struct UpdateState {
   uint16_t* compute;  // bfloat16 bits of the weights; may be null
 };
 
+// Squared norms (B) are written, not added to: the caller keeps a row for each part of a norm, NaN until it
+// is written, so that a part that no kernel measured leaves its examples out.
 class ExampleKernels {
  public:
   virtual ~ExampleKernels() = default;
@@ -62,16 +64,16 @@ class ExampleKernels {
   virtual void bias_gradient(const void* g, int64_t n, float* out) = 0;
   virtual void norm_layer_gradient(const void* g, const void* x, const float* mean, const float* rstd,
                                    int64_t n, float* gain, float* shift) = 0;
-  virtual void add_squares(const float* values, int64_t n, double* squares) = 0;
+  virtual void vector_squares(const float* values, int64_t n, double* squares) = 0;
   virtual void add_integers(const float* values, int64_t n, const float* scales, int32_t* sum) = 0;
 
   // Embeddings: rows (groups(), n) f32, one for each distinct id of an example, examples one behind another,
   // ids ascending. Positions: row t of an example belongs to position t.
   virtual int64_t groups() const = 0;
   virtual void embedding_rows(const void* g, int64_t n, float* rows) = 0;
-  virtual void add_row_squares(const float* rows, int64_t n, double* squares) = 0;
+  virtual void token_row_squares(const float* rows, int64_t n, double* squares) = 0;
   virtual void add_row_integers(const float* rows, int64_t n, const float* scales, int32_t* table) = 0;
-  virtual void add_position_squares(const void* g, int64_t n, double* squares) = 0;
+  virtual void position_squares(const void* g, int64_t n, double* squares) = 0;
   virtual void add_position_integers(const void* g, int64_t n, const float* scales, int64_t positions,
                                      int32_t* table) = 0;
 
@@ -82,11 +84,13 @@ class ExampleKernels {
   // terms (B) = <E, z^T h>, magnitudes (B): sums of the absolute values of what is added.
   virtual void cross_terms(const TiedTable& table, double* terms, double* magnitudes) = 0;
   virtual void tied_norm(const TiedTable& table, const double* terms, const double* magnitudes) = 0;
-  // Measures what no certified Gram norm stands for, where selected (B), and adds all matrices' squares.
-  virtual void add_matrix_squares(const uint8_t* selected, double* squares) = 0;
+  // Measures what no certified Gram norm stands for, where selected (B); squares: of all matrices.
+  virtual void matrix_squares(const uint8_t* selected, double* squares) = 0;
   // sum: the whole parameter vector's.
   virtual void add_products(const float* scales, int32_t* sum) = 0;
 
+  // squares (B) = the sum of parts (count, B), row after row.
+  virtual void sum_parts(const double* parts, int64_t count, double* squares) = 0;
   // factors (B): min(1, max_grad_norm / norm) where selected and finite, else 0; scales: factor /
   // 2^grid_exponent.
   virtual void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm,

@@ -6,11 +6,11 @@
 #include "kernels/compute_type.h"
 #include "kernels/vector_exp.h"
 #include "src/base/check.h"
+#include "src/base/clones.h"
 
 namespace dpfa::kernels {
 namespace {
 
-#define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define DPFA_INLINE inline __attribute__((always_inline))
 
 constexpr double kSlope = 1.5957691216057308;  // 2 (2 / pi)^(1/2)

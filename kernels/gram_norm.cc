@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/blas.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
@@ -43,8 +44,6 @@ void product(int64_t rows, int64_t columns, int64_t depth, const T* a, const T* 
     multiply_by_transpose_tile(rows, columns, depth, a, depth, b, depth, out, columns);
   }
 }
-
-#define DPFA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
 DPFA_CLONES double dot(const float* a, const float* b, int64_t n) {
   double sum = 0;

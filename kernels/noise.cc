@@ -5,6 +5,7 @@
 
 #include "kernels/element_step.h"
 #include "src/base/check.h"
+#include "src/base/clones.h"
 #include "src/base/plant.h"
 #include "src/base/random/normal.h"
 
@@ -21,10 +22,8 @@ struct Scaling {
 };
 
 template <typename Int>
-#if defined(__x86_64__)
-[[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
-#endif
-void release_chunk(const Scaling& s, const Int* sum, const double* normals, size_t count, float* out) {
+DPFA_CLONES void release_chunk(const Scaling& s, const Int* sum, const double* normals, size_t count,
+                               float* out) {
   if (s.in_fp32) {
     const float noise_scale = static_cast<float>(s.scale * s.stddev), sum_scale = static_cast<float>(s.scale);
     for (size_t i = 0; i < count; ++i)

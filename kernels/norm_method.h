@@ -1,7 +1,8 @@
 // Which of three ways measures the per-example gradient norms of a matrix, chosen by measurement.
 //
-//   gram         from the Gram matrices of inputs and output gradients; the gradient is formed once, to be
-//   added direct       from the gradient, formed tile by tile and dropped; formed again to be added
+//   gram         from the Gram matrices of inputs and output gradients; the gradient is formed once, to add
+//                it
+//   direct       from the gradient, formed tile by tile and dropped; formed again to be added
 //   materialise  from the gradient, kept until it is added: 4 B d p bytes
 //
 // Nothing private enters the choice: shapes, processor, threads, and times of made-up operands.

@@ -5,17 +5,13 @@
 
 #include "kernels/element_step.h"
 #include "src/base/check.h"
-
-// One loop per setting, compiled for several instruction sets and chosen when the program starts. Products
-// and sums are never fused (see CMakeLists.txt), so every clone computes the same bits.
-#if defined(__x86_64__)
-#define DPFA_CLONES [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
-#else
-#define DPFA_CLONES
-#endif
+#include "src/base/clones.h"
 
 namespace dpfa::kernels {
 namespace {
+
+// One loop per setting. Products and sums are never fused (see CMakeLists.txt), so every clone computes the
+// same bits.
 
 constexpr int64_t kChunk = 1 << 12;  // what a thread takes at a time
 constexpr int64_t kPiece = 256;      // the gradient of a piece and its state stay in the first-level cache

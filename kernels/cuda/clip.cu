@@ -31,9 +31,9 @@ __global__ void choose_direct_kernel(const uint8_t* certified, const int64_t* un
   active[i] = !(has_unit && certain) && selected[b] != 0 ? 1 : 0;
 }
 
-__global__ void add_matrix_squares_kernel(const GramResult* results, const int64_t* unit_matrix,
-                                          int64_t units, const double* direct, const uint8_t* active,
-                                          int64_t matrices, int64_t examples, double* squares) {
+__global__ void matrix_squares_kernel(const GramResult* results, const int64_t* unit_matrix, int64_t units,
+                                      const double* direct, const uint8_t* active, int64_t matrices,
+                                      int64_t examples, double* squares) {
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (b >= examples) return;
   double sum = 0;
@@ -41,7 +41,15 @@ __global__ void add_matrix_squares_kernel(const GramResult* results, const int64
     if (active[unit_matrix[u] * examples + b] == 0) sum += upper_squared(results[u * examples + b]);
   for (int64_t m = 0; m < matrices; ++m)
     if (active[m * examples + b] != 0) sum += direct[m * examples + b];
-  squares[b] += sum;
+  squares[b] = sum;
+}
+
+__global__ void sum_parts_kernel(const double* parts, int64_t count, int64_t examples, double* squares) {
+  const int64_t b = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (b >= examples) return;
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += parts[i * examples + b];
+  squares[b] = sum;
 }
 
 __global__ void clip_scales_kernel(const double* squares, const uint8_t* selected, int64_t examples,
@@ -73,13 +81,19 @@ void choose_direct(const uint8_t* certified, const int64_t* unit_matrix, int64_t
   check_launch("choose_direct");
 }
 
-void add_matrix_squares(const GramResult* results, const int64_t* unit_matrix, int64_t units,
-                        const double* direct, const uint8_t* active, int64_t matrices, int64_t examples,
-                        double* squares, cudaStream_t stream) {
+void matrix_squares(const GramResult* results, const int64_t* unit_matrix, int64_t units,
+                    const double* direct, const uint8_t* active, int64_t matrices, int64_t examples,
+                    double* squares, cudaStream_t stream) {
   if (examples == 0) return;
-  add_matrix_squares_kernel<<<blocks_for(examples), kBlock, 0, stream>>>(results, unit_matrix, units, direct,
-                                                                         active, matrices, examples, squares);
-  check_launch("add_matrix_squares");
+  matrix_squares_kernel<<<blocks_for(examples), kBlock, 0, stream>>>(results, unit_matrix, units, direct,
+                                                                     active, matrices, examples, squares);
+  check_launch("matrix_squares");
+}
+
+void sum_parts(const double* parts, int64_t count, int64_t examples, double* squares, cudaStream_t stream) {
+  if (examples == 0) return;
+  sum_parts_kernel<<<blocks_for(examples), kBlock, 0, stream>>>(parts, count, examples, squares);
+  check_launch("sum_parts");
 }
 
 void clip_scales(const double* squares, const uint8_t* selected, int64_t examples, double max_grad_norm,

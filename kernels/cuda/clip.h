@@ -11,7 +11,7 @@ namespace dpfa::kernels::cuda {
 
 // Completes the Gram norms of a tied token table's head: results and certified (B), those of its unit, become
 // those of the whole table (tied_result). rows, columns: of the table; offsets (B + 1) on the device. |E|^2,
-// <E, z^T h> and magnitudes (B) as add_row_squares and CrossTermPlan leave them.
+// <E, z^T h> and magnitudes (B) as token_row_squares and CrossTermPlan leave them.
 struct TiedRows {
   const double *squares, *terms, *magnitudes;
 };
@@ -24,11 +24,16 @@ void join_tied_rows(const int64_t* offsets, int64_t examples, int64_t rows, int6
 void choose_direct(const uint8_t* certified, const int64_t* unit_matrix, int64_t units, int64_t matrices,
                    const uint8_t* selected, int64_t examples, uint8_t* active, cudaStream_t stream);
 
-// squares (B) += over matrices: the direct squared norm where active, the upper Gram norm of its units
-// elsewhere.
-void add_matrix_squares(const GramResult* results, const int64_t* unit_matrix, int64_t units,
-                        const double* direct, const uint8_t* active, int64_t matrices, int64_t examples,
-                        double* squares, cudaStream_t stream);
+// squares (B) := the sum over matrices: the direct squared norm where active, the upper Gram norm of its
+// units elsewhere.
+void matrix_squares(const GramResult* results, const int64_t* unit_matrix, int64_t units,
+                    const double* direct, const uint8_t* active, int64_t matrices, int64_t examples,
+                    double* squares, cudaStream_t stream);
+
+// squares (B) := the sum over the rows of parts (count, B), one for each part of a norm, in their order. Rows
+// are NaN before their kernels write them (unwritten_byte), so an example with a part that none measured has
+// factor 0.
+void sum_parts(const double* parts, int64_t count, int64_t examples, double* squares, cudaStream_t stream);
 
 // factors (B): factor_of the total where selected, 0 elsewhere. scales (B): factor / 2^grid_exponent, rounded
 // down to f32; what a contribution is multiplied by before it is rounded to an integer.

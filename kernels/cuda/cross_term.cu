@@ -162,6 +162,7 @@ void CrossTermPlan::run(const TiedHead& head, double* terms, double* magnitudes,
                  reinterpret_cast<uintptr_t>(head.g) % 16 == 0 &&
                  reinterpret_cast<uintptr_t>(head.h) % 16 == 0,
              "rows must begin at multiples of 16 bytes: pad them");
+  norms_.fill_bytes(unwritten_byte(), stream);
   slots_.fill_bytes(unwritten_byte(), stream);
   const Tables tables = {
       head,          offsets_.data(), first_.data(), examples_, rows_, tasks_, static_cast<int32_t>(columns_),

@@ -31,8 +31,8 @@ class CudaExampleKernels final : public ExampleKernels {
   Element element() const override { return Element::kBFloat16; }
 
   void set_examples(std::span<const int64_t> offsets, std::span<const int64_t> ids) override {
-    if (equal(offsets, offsets_) && equal(ids, ids_)) return;
-    if (!equal(offsets, offsets_)) {
+    if (groups_ && equal(offsets, offsets_) && equal(ids, ids_)) return;
+    if (!groups_ || !equal(offsets, offsets_)) {
       matrices_.clear();  // plans hold offsets
       cross_.reset();
       offsets_.assign(offsets.begin(), offsets.end());
@@ -50,8 +50,8 @@ class CudaExampleKernels final : public ExampleKernels {
                            float* gain, float* shift) override {
     cuda::norm_layer_gradient(rows_of(n), bits(g), bits(x), mean, rstd, gain, shift, stream_);
   }
-  void add_squares(const float* values, int64_t n, double* squares) override {
-    cuda::add_squares(values, examples(), n, squares, stream_);
+  void vector_squares(const float* values, int64_t n, double* squares) override {
+    cuda::vector_squares(values, examples(), n, squares, stream_);
   }
   void add_integers(const float* values, int64_t n, const float* scales, int32_t* sum) override {
     cuda::add_integers(values, scales, examples(), n, sum, stream_);
@@ -61,14 +61,14 @@ class CudaExampleKernels final : public ExampleKernels {
   void embedding_rows(const void* g, int64_t n, float* rows) override {
     cuda::embedding_rows(*groups_, bits(g), n, rows, stream_);
   }
-  void add_row_squares(const float* rows, int64_t n, double* squares) override {
-    cuda::add_row_squares(*groups_, examples(), rows, n, squares, stream_);
+  void token_row_squares(const float* rows, int64_t n, double* squares) override {
+    cuda::token_row_squares(*groups_, examples(), rows, n, squares, stream_);
   }
   void add_row_integers(const float* rows, int64_t n, const float* scales, int32_t* table) override {
     cuda::add_row_integers(*groups_, examples(), rows, n, scales, table, stream_);
   }
-  void add_position_squares(const void* g, int64_t n, double* squares) override {
-    cuda::add_position_squares(rows_of(n), bits(g), squares, stream_);
+  void position_squares(const void* g, int64_t n, double* squares) override {
+    cuda::position_squares(rows_of(n), bits(g), squares, stream_);
   }
   void add_position_integers(const void* g, int64_t n, const float* scales, int64_t positions,
                              int32_t* table) override {
@@ -94,11 +94,14 @@ class CudaExampleKernels final : public ExampleKernels {
                    {table.row_squares, terms, magnitudes}, gram_->results() + first,
                    gram_->certified() + first, stream_);
   }
-  void add_matrix_squares(const uint8_t* selected, double* squares) override;
+  void matrix_squares(const uint8_t* selected, double* squares) override;
   void add_products(const float* scales, int32_t* sum) override {
     products_->add_integers(scales, sum, stream_);
   }
 
+  void sum_parts(const double* parts, int64_t count, double* squares) override {
+    cuda::sum_parts(parts, count, examples(), squares, stream_);
+  }
   void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm, int grid_exponent,
                    double* factors, float* scales) override {
     cuda::clip_scales(squares, selected, examples(), max_grad_norm, grid_exponent, factors, scales, stream_);
@@ -175,14 +178,14 @@ void CudaExampleKernels::set_matrices(std::span<const ExampleMatrix> matrices) {
   direct_ = DeviceArray<double>(pairs);
 }
 
-void CudaExampleKernels::add_matrix_squares(const uint8_t* selected, double* squares) {
+void CudaExampleKernels::matrix_squares(const uint8_t* selected, double* squares) {
   const int64_t units = unit_matrix_.size(), count = static_cast<int64_t>(matrices_.size());
   const uint8_t* certified = gram_ ? gram_->certified() : nullptr;
   const GramResult* results = gram_ ? gram_->results() : nullptr;
   choose_direct(certified, unit_matrix_.data(), units, count, selected, examples(), active_.data(), stream_);
   products_->squares(active_.data(), direct_.data(), stream_);
-  cuda::add_matrix_squares(results, unit_matrix_.data(), units, direct_.data(), active_.data(), count,
-                           examples(), squares, stream_);
+  cuda::matrix_squares(results, unit_matrix_.data(), units, direct_.data(), active_.data(), count, examples(),
+                       squares, stream_);
 }
 
 }  // namespace

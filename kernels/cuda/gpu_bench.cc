@@ -177,13 +177,12 @@ std::vector<Timing> bench_products(const BenchShape& s) {
   DeviceArray<double> direct(pairs), squares(s.batch), factors(s.batch);
   DeviceArray<float> scales(s.batch);
   const auto with_privacy = [&] {
-    squares.fill_bytes(0, nullptr);
     layers.norms().run(nullptr);
     choose_direct(layers.norms().certified(), unit_matrix.data(), layers.matrices(), layers.matrices(),
                   selected.data(), s.batch, active.data(), nullptr);
     layers.products().squares(active.data(), direct.data(), nullptr);
-    add_matrix_squares(layers.norms().results(), unit_matrix.data(), layers.matrices(), direct.data(),
-                       active.data(), layers.matrices(), s.batch, squares.data(), nullptr);
+    matrix_squares(layers.norms().results(), unit_matrix.data(), layers.matrices(), direct.data(),
+                   active.data(), layers.matrices(), s.batch, squares.data(), nullptr);
     clip_scales(squares.data(), selected.data(), s.batch, 1, -20, factors.data(), scales.data(), nullptr);
     layers.products().add_integers(scales.data(), p.sum.data(), nullptr);
     p.step(Generator::kChaCha20, 0x1p20);

@@ -234,6 +234,8 @@ GramNormPlan::GramNormPlan(std::span<const GramMatrix> matrices, std::span<const
 }
 
 void GramNormPlan::run(cudaStream_t stream) {
+  x_norms_.fill_bytes(unwritten_byte(), stream);
+  g_norms_.fill_bytes(unwritten_byte(), stream);
   slots_.fill_bytes(unwritten_byte(), stream);
   results_.fill_bytes(unwritten_byte(), stream);
   certified_.fill_bytes(0, stream);

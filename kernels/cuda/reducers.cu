@@ -81,7 +81,7 @@ __global__ void squares_kernel(const T* values, const int64_t* first, int64_t co
     sum = fma(v, v, sum);
   }
   sum = block_sum(sum);
-  if (threadIdx.x == 0) squares[b] += sum;
+  if (threadIdx.x == 0) squares[b] = sum;
 }
 
 __device__ __forceinline__ int32_t to_grid(float value, float scale) { return scaled_integer(scale, value); }
@@ -170,7 +170,8 @@ void norm_layer_gradient(const RowsOfExamples& shape, const uint16_t* g, const u
   column_sums(shape, g, x, mean, rstd, gain, shift, stream);
 }
 
-void add_squares(const float* values, int64_t examples, int64_t columns, double* out, cudaStream_t stream) {
+void vector_squares(const float* values, int64_t examples, int64_t columns, double* out,
+                    cudaStream_t stream) {
   squares<float>(values, nullptr, examples, columns, out, stream);
 }
 
@@ -195,8 +196,8 @@ void embedding_rows(const DeviceTokenGroups& groups, const uint16_t* g, int64_t 
   check_launch("embedding_rows");
 }
 
-void add_row_squares(const DeviceTokenGroups& groups, int64_t examples, const float* rows, int64_t columns,
-                     double* out, cudaStream_t stream) {
+void token_row_squares(const DeviceTokenGroups& groups, int64_t examples, const float* rows, int64_t columns,
+                       double* out, cudaStream_t stream) {
   squares<float>(rows, groups.first_group.data(), examples, columns, out, stream);
 }
 
@@ -208,7 +209,7 @@ void add_row_integers(const DeviceTokenGroups& groups, int64_t examples, const f
   check_launch("add_row_integers");
 }
 
-void add_position_squares(const RowsOfExamples& shape, const uint16_t* g, double* out, cudaStream_t stream) {
+void position_squares(const RowsOfExamples& shape, const uint16_t* g, double* out, cudaStream_t stream) {
   squares<uint16_t>(g, shape.offsets, shape.examples, shape.columns, out, stream);
 }
 

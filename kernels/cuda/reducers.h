@@ -31,9 +31,9 @@ void bias_gradient(const RowsOfExamples& shape, const uint16_t* g, float* out, c
 void norm_layer_gradient(const RowsOfExamples& shape, const uint16_t* g, const uint16_t* x, const float* mean,
                          const float* rstd, float* gain, float* shift, cudaStream_t stream);
 
-// squares (B) += the squared norms of values (B, n), in double, in a fixed order.
-void add_squares(const float* values, int64_t examples, int64_t columns, double* squares,
-                 cudaStream_t stream);
+// squares (B) := the squared norms of values (B, n), in double, in a fixed order.
+void vector_squares(const float* values, int64_t examples, int64_t columns, double* squares,
+                    cudaStream_t stream);
 // sum[i] += sum_b round(scales[b] values[b][i]); examples with scale 0 are skipped.
 void add_integers(const float* values, const float* scales, int64_t examples, int64_t columns, int32_t* sum,
                   cudaStream_t stream);
@@ -47,17 +47,16 @@ struct DeviceTokenGroups {
 // rows (groups, n) f32: row gradients g (tokens, n) summed over each group's positions, in ascending order.
 void embedding_rows(const DeviceTokenGroups& groups, const uint16_t* g, int64_t columns, float* rows,
                     cudaStream_t stream);
-// squares (B) += the squared norm of each example's rows (groups, n).
-void add_row_squares(const DeviceTokenGroups& groups, int64_t examples, const float* rows, int64_t columns,
-                     double* squares, cudaStream_t stream);
+// squares (B) := the squared norm of each example's rows (groups, n).
+void token_row_squares(const DeviceTokenGroups& groups, int64_t examples, const float* rows, int64_t columns,
+                       double* squares, cudaStream_t stream);
 // table[ids[u] n + c] += round(scale rows[u][c]), the scale that of the group's example. Integer additions:
 // the order in which examples meet in one row changes nothing.
 void add_row_integers(const DeviceTokenGroups& groups, int64_t examples, const float* rows, int64_t columns,
                       const float* scales, int32_t* table, cudaStream_t stream);
-// Learned positions, each at most once per example: row gradients g (tokens, n) are the gradient. Squares and
-// integers of row t of an example go to position t.
-void add_position_squares(const RowsOfExamples& shape, const uint16_t* g, double* squares,
-                          cudaStream_t stream);
+// Learned positions, each at most once per example: row gradients g (tokens, n) are the gradient. squares (B)
+// := the squared norm of each example's rows; integers of row t of an example go to position t.
+void position_squares(const RowsOfExamples& shape, const uint16_t* g, double* squares, cudaStream_t stream);
 void add_position_integers(const RowsOfExamples& shape, const uint16_t* g, const float* scales,
                            int64_t positions, int32_t* table, cudaStream_t stream);
 

@@ -80,26 +80,29 @@ class ClippedStep::Pass final : public model::GradientVisitor {
 
   // Squared norms (B) of the whole gradients.
   at::Tensor measure(const at::Tensor& selected) {
-    at::Tensor squares = at::zeros({examples_}, doubles());
-    for (const kernels::VectorRecord& vector : vectors_) {
-      if (DPFA_PLANT("bias_missing")) continue;
-      kernels_.add_squares(vector.per_example.const_data_ptr<float>(), vector.per_example.size(1),
-                           squares.data_ptr<double>());
-    }
+    const auto vectors = static_cast<int64_t>(DPFA_PLANT("bias_missing") ? 0 : vectors_.size());
+    // Of vectors, positions, matrices, token rows.
+    const int64_t count = vectors + (embedding_->tied_head ? 2 : 3);
+    at::Tensor parts = unmeasured(count);
+    const auto part = [&](int64_t i) { return parts.data_ptr<double>() + i * examples_; };
+    for (int64_t i = 0; i < vectors; ++i)
+      kernels_.vector_squares(vectors_[i].per_example.const_data_ptr<float>(),
+                              vectors_[i].per_example.size(1), part(i));
     const at::Tensor& g = embedding_->row_gradient;
     const int64_t n = g.size(1);
-    kernels_.add_position_squares(contiguous(g), n, squares.data_ptr<double>());
+    kernels_.position_squares(contiguous(g), n, part(vectors));
     rows_ = at::empty({kernels_.groups(), n}, floats());
     kernels_.embedding_rows(contiguous(g), n, rows_.data_ptr<float>());
-    const at::Tensor row_squares = at::zeros({examples_}, doubles());
-    kernels_.add_row_squares(rows_.const_data_ptr<float>(), n, row_squares.data_ptr<double>());
-    if (!embedding_->tied_head) squares.add_(row_squares);
+    at::Tensor row_squares = embedding_->tied_head ? unmeasured(1) : parts.narrow(0, count - 1, 1);
+    kernels_.token_row_squares(rows_.const_data_ptr<float>(), n, row_squares.data_ptr<double>());
 
     const std::vector<kernels::ExampleMatrix> matrices = list_matrices();
     kernels_.set_matrices(matrices);
     kernels_.gram_norms();
     if (embedding_->tied_head && matrices[*embedding_->tied_head].by_gram) complete_tied_table(row_squares);
-    kernels_.add_matrix_squares(selected.const_data_ptr<uint8_t>(), squares.data_ptr<double>());
+    kernels_.matrix_squares(selected.const_data_ptr<uint8_t>(), part(vectors + 1));
+    at::Tensor squares = at::empty({examples_}, doubles());
+    kernels_.sum_parts(parts.const_data_ptr<double>(), count, squares.data_ptr<double>());
     return squares;
   }
 
@@ -121,6 +124,12 @@ class ClippedStep::Pass final : public model::GradientVisitor {
  private:
   at::TensorOptions floats() const {
     return at::TensorOptions().dtype(at::kFloat).device(step_.model_.device());
+  }
+  // (parts, B): NaN gives factor 0.
+  at::Tensor unmeasured(int64_t parts) const {
+    const double nothing =
+        DPFA_PLANT("unwritten_slot_accepted") ? 0 : std::numeric_limits<double>::quiet_NaN();
+    return at::full({parts, examples_}, nothing, doubles());
   }
   at::TensorOptions doubles() const { return floats().dtype(at::kDouble); }
 
@@ -150,7 +159,7 @@ class ClippedStep::Pass final : public model::GradientVisitor {
   void complete_tied_table(const at::Tensor& row_squares) const {
     const kernels::LinearRecord& head = linears_[*embedding_->tied_head];
     const at::Tensor& g = embedding_->row_gradient;
-    at::Tensor terms = at::empty({examples_}, doubles()), magnitudes = at::empty({examples_}, doubles());
+    at::Tensor terms = unmeasured(1), magnitudes = unmeasured(1);
     const kernels::TiedTable table = {
         static_cast<int64_t>(*embedding_->tied_head), contiguous(g), contiguous(head.input),
         head.output_gradient.const_data_ptr(),        g.size(1),     stride_of(head.output_gradient),

@@ -37,8 +37,8 @@ class LibraryKernels final : public kernels::ExampleKernels {
     sums(gradient, n, shift);
     sums(rows(x, n, n).sub(floats(mean, {all(), 1})).mul_(floats(rstd, {all(), 1})).mul_(gradient), n, gain);
   }
-  void add_squares(const float* values, int64_t n, double* squares) override {
-    others_.add_squares(values, n, squares);
+  void vector_squares(const float* values, int64_t n, double* squares) override {
+    others_.vector_squares(values, n, squares);
   }
   void add_integers(const float* values, int64_t n, const float* scales, int32_t* sum) override {
     others_.add_integers(values, n, scales, sum);
@@ -50,13 +50,14 @@ class LibraryKernels final : public kernels::ExampleKernels {
     floats(out, {groups(), n})
         .copy_(sums_of_groups.index_add_(0, group_of_row_, rows(g, n, n).to(at::kDouble)));
   }
-  void add_row_squares(const float* values, int64_t n, double* squares) override {
-    others_.add_row_squares(values, n, squares);
+  void token_row_squares(const float* values, int64_t n, double* squares) override {
+    others_.token_row_squares(values, n, squares);
   }
   void add_row_integers(const float* values, int64_t n, const float* scales, int32_t* table) override {
     others_.add_row_integers(values, n, scales, table);
   }
-  void add_position_squares(const void* g, int64_t n, double* squares) override {
+  void position_squares(const void* g, int64_t n, double* squares) override {
+    view(squares, {examples()}).zero_();
     for (int64_t b = 0; b < examples(); ++b) add_square(of_example(rows(g, n, n), b), squares + b);
   }
   void add_position_integers(const void* g, int64_t n, const float* scales, int64_t positions,
@@ -77,7 +78,8 @@ class LibraryKernels final : public kernels::ExampleKernels {
     DPFA_CHECK(false, "no Gram norm");
   }
   // What is not selected is measured too: to ask which are would wait for the device.
-  void add_matrix_squares(const uint8_t*, double* squares) override {
+  void matrix_squares(const uint8_t*, double* squares) override {
+    view(squares, {examples()}).zero_();
     for (const ExampleMatrix& m : matrices_)
       for (int64_t b = 0; b < examples(); ++b) add_square(gradient(m, b), squares + b);
   }
@@ -86,6 +88,9 @@ class LibraryKernels final : public kernels::ExampleKernels {
       for (int64_t b = 0; b < examples(); ++b) add_scaled(gradient(m, b), scales + b, sum + m.offset);
   }
 
+  void sum_parts(const double* parts, int64_t count, double* squares) override {
+    others_.sum_parts(parts, count, squares);
+  }
   void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm, int grid_exponent,
                    double* factors, float* scales) override {
     others_.clip_scales(squares, selected, max_grad_norm, grid_exponent, factors, scales);

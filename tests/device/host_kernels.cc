@@ -59,7 +59,8 @@ class HostKernels final : public kernels::ExampleKernels {
         gain[b * n + c] = static_cast<float>(sum);
       }
   }
-  void add_squares(const float* values, int64_t n, double* squares) override {
+  void vector_squares(const float* values, int64_t n, double* squares) override {
+    if (!begin_part("vector_squares", squares)) return;
     for (int64_t i = 0; i < examples() * n; ++i) squares[i / n] += static_cast<double>(values[i]) * values[i];
   }
   void add_integers(const float* values, int64_t n, const float* scales, int32_t* sum) override {
@@ -77,7 +78,8 @@ class HostKernels final : public kernels::ExampleKernels {
         rows[u * n + c] = static_cast<float>(sum);
       }
   }
-  void add_row_squares(const float* rows, int64_t n, double* squares) override {
+  void token_row_squares(const float* rows, int64_t n, double* squares) override {
+    if (!begin_part("token_row_squares", squares)) return;
     for_rows([&](int64_t b, int64_t u) {
       for (int64_t c = 0; c < n; ++c) squares[b] += static_cast<double>(rows[u * n + c]) * rows[u * n + c];
     });
@@ -88,7 +90,8 @@ class HostKernels final : public kernels::ExampleKernels {
         table[groups_.ids[u] * n + c] += to_grid(rows[u * n + c], scales[b]);
     });
   }
-  void add_position_squares(const void* g, int64_t n, double* squares) override {
+  void position_squares(const void* g, int64_t n, double* squares) override {
+    if (!begin_part("position_squares", squares)) return;
     for (int64_t b = 0; b < examples(); ++b)
       for (int64_t i = offsets_[b] * n; i < offsets_[b + 1] * n; ++i) squares[b] += at(g, i) * at(g, i);
   }
@@ -133,7 +136,8 @@ class HostKernels final : public kernels::ExampleKernels {
       certify(k, b);
     }
   }
-  void add_matrix_squares(const uint8_t* selected, double* squares) override {
+  void matrix_squares(const uint8_t* selected, double* squares) override {
+    if (!begin_part("matrix_squares", squares)) return;
     for (size_t k = 0; k < matrices_.size(); ++k)
       for (int64_t b = 0; b < examples(); ++b) {
         const bool direct = certified_[at(k, b)] == 0;
@@ -153,6 +157,10 @@ class HostKernels final : public kernels::ExampleKernels {
       }
   }
 
+  void sum_parts(const double* parts, int64_t count, double* squares) override {
+    std::fill_n(squares, examples(), 0.0);
+    for (int64_t i = 0; i < count * examples(); ++i) squares[i % examples()] += parts[i];
+  }
   void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm, int grid_exponent,
                    double* factors, float* scales) override {
     for (int64_t b = 0; b < examples(); ++b) {
@@ -178,6 +186,12 @@ class HostKernels final : public kernels::ExampleKernels {
 
   void count(const char* what) const {
     if (calls_ != nullptr) ++calls_->counts[what];
+  }
+  // False: this part of the norm is the one that does not run.
+  bool begin_part(const char* part, double* squares) const {
+    if (calls_ != nullptr && calls_->left_out == part) return false;
+    std::fill_n(squares, examples(), 0.0);
+    return true;
   }
   int64_t examples() const { return static_cast<int64_t>(offsets_.size()) - 1; }
   int64_t length(int64_t b) const { return offsets_[b + 1] - offsets_[b]; }

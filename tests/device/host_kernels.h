@@ -17,6 +17,7 @@ namespace dpfa::test {
 struct KernelCalls {
   std::map<std::string, int> counts;
   int64_t gram = 0, direct = 0;  // pairs of a matrix and an example
+  std::string left_out;          // the measurement that does not run: its squares are not written
 };
 
 // `calls` may be null.

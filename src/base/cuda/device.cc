@@ -48,6 +48,14 @@ int device_count() {
 }
 
 void allow_shared_memory(const void* kernel, int64_t bytes, const char* name) {
+  int device = 0, limit = 0;
+  check(cudaGetDevice(&device), "look-up of the GPU");
+  check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "look-up of the GPU's shared memory");
+  if (bytes > limit)
+    throw Unsupported("the kernel " + std::string(name) + " needs " + std::to_string(bytes) +
+                      " bytes of shared memory in a block and this GPU has " + std::to_string(limit) +
+                      ": the kernels are for GPUs of data centres (A100, H100, H200, B200)");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "shared memory of " + std::to_string(bytes) + " bytes for the kernel " + name);
 }

@@ -28,7 +28,7 @@ inline void check_launch(const char* kernel) {
 int compute_capability();
 // Number of usable GPUs; 0 (not an error) where there is no driver or no GPU.
 int device_count();
-// Lets a kernel use `bytes` of shared memory per block.
+// Lets a kernel use `bytes` of shared memory per block. Throws Unsupported where the device has less.
 void allow_shared_memory(const void* kernel, int64_t bytes, const char* name);
 
 // Device memory of `size` elements, contents undefined. All calls may throw as check() does.

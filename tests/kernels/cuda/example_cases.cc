@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "kernels/cuda/error_bound.h"
 #include "kernels/cuda/example_kernels.h"
 #include "kernels/cuda/reducers.h"
 #include "tests/device/host_kernels.h"
@@ -16,6 +17,7 @@ constexpr int64_t kTable = 0, kPositionTable = kTable + kVocabulary * kWidth,
                   kGain = kBias + kOutputs, kShift = kGain + kWidth, kParameters = kShift + kWidth;
 constexpr double kClip = 3;
 constexpr int kGridExponent = -18;
+constexpr int64_t kParts = 5;  // of a norm: three vectors, positions, matrices
 
 // One layer x -> g with bias, a normalisation, a tied table (inputs h, logit gradients z, embedding e).
 struct Model {
@@ -44,7 +46,7 @@ struct Operands {
 };
 struct Results {
   float *bias, *gain, *shift, *rows;
-  double *row_squares, *terms, *magnitudes, *squares, *factors;
+  double *parts, *row_squares, *terms, *magnitudes, *squares, *factors;  // parts (kParts, B)
   float* scales;
   int32_t* sum;
 };
@@ -53,12 +55,13 @@ struct Results {
 void run(ExampleKernels& kernels, const Model& m, bool by_gram, const Operands& o, const Results& r) {
   kernels.bias_gradient(o.g, kOutputs, r.bias);
   kernels.norm_layer_gradient(o.e, o.x, o.mean, o.rstd, kWidth, r.gain, r.shift);
-  kernels.add_squares(r.bias, kOutputs, r.squares);
-  kernels.add_squares(r.gain, kWidth, r.squares);
-  kernels.add_squares(r.shift, kWidth, r.squares);
-  kernels.add_position_squares(o.e, kWidth, r.squares);
+  const auto part = [&](size_t i) { return r.parts + i * (m.offsets.size() - 1); };
+  kernels.vector_squares(r.bias, kOutputs, part(0));
+  kernels.vector_squares(r.gain, kWidth, part(1));
+  kernels.vector_squares(r.shift, kWidth, part(2));
+  kernels.position_squares(o.e, kWidth, part(3));
   kernels.embedding_rows(o.e, kWidth, r.rows);
-  kernels.add_row_squares(r.rows, kWidth, r.row_squares);
+  kernels.token_row_squares(r.rows, kWidth, r.row_squares);
   const std::vector<ExampleMatrix> matrices = {
       {o.z, m.z.stride, kVocabulary, o.h, kWidth, kWidth, kTable, by_gram, r.rows},
       {o.x, kWidth, kWidth, o.g, kOutputs, kOutputs, kMatrix, by_gram}};
@@ -67,7 +70,8 @@ void run(ExampleKernels& kernels, const Model& m, bool by_gram, const Operands& 
   const TiedTable table = {0, o.e, o.h, o.z, kWidth, m.z.stride, r.row_squares};
   kernels.cross_terms(table, r.terms, r.magnitudes);
   if (by_gram) kernels.tied_norm(table, r.terms, r.magnitudes);
-  kernels.add_matrix_squares(o.selected, r.squares);
+  kernels.matrix_squares(o.selected, part(4));
+  kernels.sum_parts(r.parts, kParts, r.squares);
   kernels.clip_scales(r.squares, o.selected, kClip, kGridExponent, r.factors, r.scales);
   kernels.add_integers(r.bias, kOutputs, r.scales, r.sum + kBias);
   kernels.add_integers(r.gain, kWidth, r.scales, r.sum + kGain);
@@ -88,12 +92,12 @@ Outcome on_host(const Model& m, const std::vector<uint8_t>& selected, bool by_gr
   const size_t b = selected.size();
   std::vector<float> bias(b * kOutputs), gain(b * kWidth), shift(b * kWidth), scales(b),
       rows(static_cast<size_t>(kernels->groups()) * kWidth);
-  std::vector<double> row_squares(b), terms(b), magnitudes(b);
+  std::vector<double> parts(kParts * b), row_squares(b), terms(b), magnitudes(b);
   Outcome out = {std::vector<double>(b), std::vector<double>(b), std::vector<int32_t>(kParameters)};
   run(*kernels, m, by_gram,
       {m.x.data(), m.g.data(), m.h.data(), m.z.bits.data(), m.e.data(), m.mean.data(), m.rstd.data(),
        selected.data()},
-      {bias.data(), gain.data(), shift.data(), rows.data(), row_squares.data(), terms.data(),
+      {bias.data(), gain.data(), shift.data(), rows.data(), parts.data(), row_squares.data(), terms.data(),
        magnitudes.data(), out.squares.data(), out.factors.data(), scales.data(), out.sum.data()});
   return out;
 }
@@ -113,18 +117,18 @@ Outcome on_gpu(const Model& m, const std::vector<uint8_t>& selected, bool by_gra
   const auto flags = on_device(selected);
   const auto b = static_cast<int64_t>(selected.size());
   DeviceArray<float> bias(b * kOutputs), gain(b * kWidth), shift(b * kWidth), scales(b);
-  DeviceArray<double> row_squares(b), terms(b), magnitudes(b), squares(b), factors(b);
+  DeviceArray<double> parts(kParts * b), row_squares(b), terms(b), magnitudes(b), squares(b), factors(b);
   DeviceArray<int32_t> sum(kParameters);
   sum.fill_bytes(0, nullptr);
   kernels->set_examples(m.offsets, m.ids);
   DeviceArray<float> rows(kernels->groups() * kWidth);
   for (int pass = 0; pass < 2; ++pass) {
     kernels->set_examples(m.offsets, m.ids);
-    squares.fill_bytes(0, nullptr);
-    row_squares.fill_bytes(0, nullptr);
+    for (DeviceArray<double>* written : {&parts, &row_squares, &terms, &magnitudes})
+      written->fill_bytes(unwritten_byte(), nullptr);
     run(*kernels, m, by_gram,
         {x.data(), g.data(), h.data(), z.data(), e.data(), mean.data(), rstd.data(), flags.data()},
-        {bias.data(), gain.data(), shift.data(), rows.data(), row_squares.data(), terms.data(),
+        {bias.data(), gain.data(), shift.data(), rows.data(), parts.data(), row_squares.data(), terms.data(),
          magnitudes.data(), squares.data(), factors.data(), scales.data(), sum.data()});
   }
   return {squares.to_host(), factors.to_host(), sum.to_host()};

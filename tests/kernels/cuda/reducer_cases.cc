@@ -1,6 +1,7 @@
 // Vectors of normalisation layers and biases, embeddings, the cross term of a tied table.
 #include <algorithm>
 
+#include "kernels/cuda/clip.h"
 #include "kernels/cuda/error_bound.h"
 #include "kernels/cuda/reducers.h"
 #include "tests/kernels/cuda/suite.h"
@@ -66,16 +67,18 @@ void vectors_and_positions_are_measured_and_added_as_integers(Failures& f) {
   const DeviceArray<float> v{std::span<const float>(values)}, s{std::span<const float>(scales)};
   DeviceArray<int32_t> sum{std::span<const int32_t>(std::vector<int32_t>(kColumns, 2))},
       table{std::span<const int32_t>(std::vector<int32_t>(kPositions * kColumns, 3))};
-  DeviceArray<double> squares{std::span<const double>(std::vector<double>(4, 0.5))};
+  DeviceArray<double> parts(2 * 4), squares(4);
+  parts.fill_bytes(unwritten_byte(), nullptr);
   const RowsOfExamples shape = {o.data(), 4, kColumns};
   add_integers(v.data(), s.data(), 4, kColumns, sum.data(), nullptr);
-  add_squares(v.data(), 4, kColumns, squares.data(), nullptr);
+  vector_squares(v.data(), 4, kColumns, parts.data(), nullptr);
   add_position_integers(shape, gs.data(), s.data(), kPositions, table.data(), nullptr);
-  add_position_squares(shape, gs.data(), squares.data(), nullptr);
+  position_squares(shape, gs.data(), parts.data() + 4, nullptr);
+  sum_parts(parts.data(), 2, 4, squares.data(), nullptr);
   std::vector<int32_t> expected(kColumns, 2), expected_table(kPositions * kColumns, 3);
   const std::vector<double> got = squares.to_host();
   for (size_t b = 0; b < 4; ++b) {
-    double squared = 0.5;
+    double squared = 0;
     for (int64_t c = 0; c < kColumns; ++c) {
       squared += static_cast<double>(values[b * kColumns + c]) * values[b * kColumns + c];
       if (scales[b] > 0) expected[c] += static_cast<int32_t>(std::rint(values[b * kColumns + c] * scales[b]));
@@ -107,10 +110,10 @@ void embedding_rows_are_the_sums_over_equal_tokens(Failures& f) {
     const DeviceArray<uint16_t> gs{std::span<const uint16_t>(contiguous(g))};
     const DeviceArray<float> s{std::span<const float>(scales)};
     DeviceArray<float> rows(groups.groups() * kColumns);
-    DeviceArray<double> squares{std::span<const double>(std::vector<double>(examples, 0.0))};
+    DeviceArray<double> squares(examples);
     DeviceArray<int32_t> table{std::span<const int32_t>(std::vector<int32_t>(kVocabulary * kColumns, 0))};
     embedding_rows(groups, gs.data(), kColumns, rows.data(), nullptr);
-    add_row_squares(groups, examples, rows.data(), kColumns, squares.data(), nullptr);
+    token_row_squares(groups, examples, rows.data(), kColumns, squares.data(), nullptr);
     add_row_integers(groups, examples, rows.data(), kColumns, s.data(), table.data(), nullptr);
     const std::vector<double> got = squares.to_host();
     std::vector<int32_t> expected(kVocabulary * kColumns);
