@@ -109,8 +109,7 @@ TEST(TamperedSum, OfLostDoubledAndExchangedWordsIsVoidOnAllRanks) {
                   const auto all = of_all(words);
                   const auto& other = all[static_cast<size_t>(last_rank() - world().rank())];
                   if (world().rank() == 0) std::copy_n(other.end() - chunk, chunk, words.begin());
-                  if (world().rank() == last_rank())
-                    std::copy_n(other.begin(), chunk, words.end() - chunk);
+                  if (world().rank() == last_rank()) std::copy_n(other.begin(), chunk, words.end() - chunk);
                 }),
                 "chunks of two ranks at each other's places");
   }
