@@ -1,7 +1,8 @@
 # dpfa_library(NAME SOURCES ... [DEPENDS ...] [PLANTED])  static library dpfa_NAME, alias dpfa::NAME
 # dpfa_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [ENVIRONMENT ...])  GoogleTest program, CTest name NAME
-# dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case [VARIANT word])  CTest PROGRAM.planted.PLANT[.VARIANT]: that case of
-#   a test program linked with the _planted libraries passes with the bug asleep and fails with it alive
+# dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case [VARIANT word] [RANKS n])  CTest PROGRAM.planted.PLANT[.VARIANT]: that
+#   case of a test program linked with the _planted libraries, under mpirun where RANKS is given, passes with the bug
+#   asleep and fails with it alive
 # dpfa_engine_test(NAME SOURCES ... DEPENDS ...)  dpfa_test of code on LibTorch, with the oracle of tests/support, and the
 #   program NAME_planted: the same sources on the _planted libraries, for dpfa_planted_bug
 # dpfa_mpi_test(NAME RANKS 2 4 SOURCES ... DEPENDS ...)  the same program under mpirun, once per rank count
@@ -86,13 +87,19 @@ function(dpfa_test name)
 endfunction()
 
 function(dpfa_planted_bug plant)
-  cmake_parse_arguments(ARG "" "PROGRAM;TEST;VARIANT" "" ${ARGN})
+  cmake_parse_arguments(ARG "" "PROGRAM;TEST;VARIANT;RANKS" "" ${ARGN})
   string(JOIN "." name ${ARG_PROGRAM} planted ${plant} ${ARG_VARIANT})
   set_property(GLOBAL APPEND PROPERTY DPFA_PLANTED_BUGS ${plant})
-  add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}>
+  set(label unit)
+  set(launcher)
+  if(ARG_RANKS)
+    set(label mpi${ARG_RANKS})
+    set(launcher "-DLAUNCHER=${MPIEXEC_EXECUTABLE} -np ${ARG_RANKS} --oversubscribe --bind-to none")
+  endif()
+  add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${ARG_PROGRAM}> ${launcher}
     -DTEST=${ARG_TEST} -DPLANT=${plant} -P ${PROJECT_SOURCE_DIR}/tests/planted_bugs.cmake)
-  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 600
-    ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
+  set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT 600
+    ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
 endfunction()
 
 function(dpfa_engine_test name)

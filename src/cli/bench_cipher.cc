@@ -51,8 +51,8 @@ BenchResult compare(const std::string& name, const std::string& baseline, const 
         for (int64_t begin = 0; begin < kBytes; begin += static_cast<int64_t>(kPart)) part_of_theirs();
       },
       repeats);
-  result.details = {{"gigabytes_per_second", kBytes / result.seconds / 1e9},
-                    {"baseline_gigabytes_per_second", kBytes / result.baseline_seconds / 1e9}};
+  result.details.update({{"gigabytes_per_second", kBytes / result.seconds / 1e9},
+                         {"baseline_gigabytes_per_second", kBytes / result.baseline_seconds / 1e9}});
   return result;
 }
 

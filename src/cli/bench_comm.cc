@@ -56,12 +56,13 @@ RankShare share_of(const Spec& spec, int ranks) {
   return share;
 }
 
-// Stops before memory runs out: lanes, words that lanes share (of two sums and the bare one), and what MPI
-// takes for a sum.
+// Stops before memory runs out: lanes, words that lanes share (of two sums and the bare one), fp32 numbers,
+// and what MPI takes for a sum.
 void check_memory(const Spec& spec, const Communicator& world) {
   const LaneLayout layout{static_cast<int>(spec.lane_bits), spec.elements};
   const double lanes = 4 * static_cast<double>(spec.elements), words = static_cast<double>(layout.bytes());
-  const double needed = world.local_size() * (lanes + (spec.lane_bits == 32 ? 1 : 4) * words);
+  const double floats = spec.mode == "masked" ? lanes : 0;
+  const double needed = world.local_size() * (lanes + floats + (spec.lane_bits == 32 ? 1 : 4) * words);
   expect_memory(needed, std::to_string(spec.elements) + " elements on " + std::to_string(world.local_size()) +
                             " ranks of this host");
 }
@@ -135,6 +136,7 @@ class CommBench {
       masked_.emplace(world_, layout_.bits, *keys_);
       secure_sums("comm/masked", [&] { return contribution_.release(step_); });
       secure_sums("comm/masked-without-noise", [] { return Contribution::gradient; });
+      beside_floats();
       masks_alone();
       ciphers();
     } else if (spec_.mode == "release") {
@@ -203,6 +205,16 @@ class CommBench {
     result.details["check_bytes_per_rank"] = 32 * slices + 32;
     result.details["colluding_ranks"] = spec_.colluding_ranks;
     add(std::move(result));
+  }
+
+  // What a run without privacy sums in its place.
+  void beside_floats() {
+    FlatBuffer<float> floats(layout_.lanes);
+    add(in_turn(
+        name("comm/masked-beside-fp32"),
+        [&] { ++step_, masked_->sum(step_, 0, lanes_.span(), Contribution::gradient); },
+        "as many fp32 numbers, reduced on rank 0 and sent from there",
+        [&] { world_.all_reduce_sum(floats.span()); }));
   }
 
   // All that a private step adds where ranks release by shares: beside the sum of a step without privacy.
@@ -311,7 +323,8 @@ class CommBench {
             for (int64_t k = 0; k < keys; ++k) make_keystream(key, layout_.bytes());
           },
           spec_.repeats);
-      pass.details = {{"keys", keys}, {"share_of_keystream_rate", pass.baseline_seconds / pass.seconds}};
+      pass.details.update(
+          {{"keys", keys}, {"share_of_keystream_rate", pass.baseline_seconds / pass.seconds}});
       results_.push_back(pass);
       for (BenchResult& result : compare_keystreams(spec_.repeats)) results_.push_back(std::move(result));
       omp_set_num_threads(threads);

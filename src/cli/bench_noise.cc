@@ -37,9 +37,10 @@ BenchResult beside_randn(const std::string& name, const Sizes& sizes, const Fill
   BenchResult result = time_in_turn(
       name, [&] { by_chunks(sizes.elements, fill); }, "torch.randn in float", [&] { values.normal_(); },
       sizes.repeats);
-  result.details = {{"elements", sizes.elements},
-                    {"ns_per_element_and_thread", 1e9 * result.seconds * static_cast<double>(sizes.threads) /
-                                                      static_cast<double>(sizes.elements)}};
+  result.details.update(
+      {{"elements", sizes.elements},
+       {"ns_per_element_and_thread",
+        1e9 * result.seconds * static_cast<double>(sizes.threads) / static_cast<double>(sizes.elements)}});
   return result;
 }
 
@@ -101,7 +102,7 @@ BenchResult noise_and_update(const Sizes& sizes, const StreamKey& key) {
         update([&](int64_t begin, std::span<float>) { return gradient.data() + begin; });
       },
       sizes.repeats);
-  result.details = {{"elements", n}};
+  result.details["elements"] = n;
   return result;
 }
 

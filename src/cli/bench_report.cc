@@ -29,14 +29,18 @@ double median(std::vector<double> values) {
 BenchResult time_in_turn(const std::string& name, const std::function<void()>& work,
                          const std::string& baseline, const std::function<void()>& baseline_work,
                          int64_t repeats) {
-  std::vector<double> seconds, baseline_seconds;
+  std::vector<double> seconds, baseline_seconds, ratios;
   work();
   baseline_work();
   for (int64_t k = 0; k < repeats; ++k) {
     seconds.push_back(seconds_of(work));
     baseline_seconds.push_back(seconds_of(baseline_work));
+    ratios.push_back(seconds.back() / baseline_seconds.back());
   }
-  return {name, baseline, median(seconds), median(baseline_seconds), repeats};
+  const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
+  BenchResult result{name, baseline, median(seconds), median(baseline_seconds), repeats};
+  result.details["ratio_range"] = {*least, *most};
+  return result;
 }
 
 void expect_memory(double bytes, const std::string& what) {

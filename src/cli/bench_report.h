@@ -18,7 +18,9 @@ struct BenchResult {
   nlohmann::json details = nlohmann::json::object();  // further keys of the case
 };
 
-// Times two pieces of work in turn, `repeats` times after one round that is not timed, and takes medians.
+// Times two pieces of work in turn, `repeats` times after one round that is not timed, and takes medians. The
+// detail "ratio_range" is the least and the largest ratio of one repeat: it holds the median ratio of repeats
+// that are independent with probability 1 - 2^(1 - repeats) (the sign test's interval).
 BenchResult time_in_turn(const std::string& name, const std::function<void()>& work,
                          const std::string& baseline, const std::function<void()>& baseline_work,
                          int64_t repeats);

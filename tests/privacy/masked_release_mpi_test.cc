@@ -9,6 +9,7 @@
 #include "tests/support/engine_oracle.h"
 #include "tests/support/mpi_world.h"
 #include "tests/support/secagg_keys.h"
+#include "tests/support/wiretap.h"
 
 namespace dpfa::privacy {
 namespace {
@@ -62,33 +63,99 @@ StreamKey key_of(int rank, Purpose purpose) {
   return RootKey::from_insecure_seed(static_cast<uint64_t>(50 + rank)).stream(purpose);
 }
 
-TEST(MaskedRelease, OfNoiseSharesIsTheSumOfWhatAllRanksAdd) {
-  for (const int64_t bits : {21, 32}) {
-    const plan::PrivacyPlan plan = make_plan({.mode = "masked",
-                                              .noise = "shares",
-                                              .colluding_ranks = 1,
-                                              .ranks = world().size(),
-                                              .lane_bits = bits});
-    Ledger ledger = open_ledger(plan);
-    const int me = world().rank();
-    Privatizer privatizer(plan, world(), ledger, key_of(me, Purpose::kNoise), key_of(me, Purpose::kDither),
-                          mask_keys());
-    const NoisyGradient gradient =
-        privatizer.release(ClippedSumAccess::make(std::vector<int32_t>(kParameters, me)), 0, 0);
-    std::vector<int64_t> expected(kParameters);
+// On this rank, over `communicator`; every rank sums up its own number, kParameters times.
+struct SharesRelease {
+  plan::PrivacyPlan plan;
+  Ledger ledger;
+  Privatizer privatizer;
+  std::vector<RankContribution> contributions;  // of all ranks
+
+  SharesRelease(comm::Communicator& communicator, int64_t lane_bits)
+      : plan(make_plan({.mode = "masked",
+                        .noise = "shares",
+                        .colluding_ranks = 1,
+                        .ranks = world().size(),
+                        .lane_bits = lane_bits})),
+        ledger(open_ledger(plan)),
+        privatizer(plan, communicator, ledger, key_of(world().rank(), Purpose::kNoise),
+                   key_of(world().rank(), Purpose::kDither), mask_keys()) {
+    for (int rank = 0; rank < world().size(); ++rank)
+      contributions.emplace_back(plan.noise_shares()->share, key_of(rank, Purpose::kNoise),
+                                 key_of(rank, Purpose::kDither));
+  }
+
+  NoisyGradient release(int64_t draw) {
+    return privatizer.release(ClippedSumAccess::make(std::vector<int32_t>(kParameters, world().rank())),
+                              /*step=*/draw, draw);
+  }
+  // The sum of what all ranks add: dithered, cut and under the noise of their shares.
+  std::vector<int64_t> expected(int64_t draw) const {
+    std::vector<int64_t> sum(kParameters);
     std::vector<int32_t> lanes(kParameters);
     for (int rank = 0; rank < world().size(); ++rank) {
-      const RankContribution contribution(plan.noise_shares()->share, key_of(rank, Purpose::kNoise),
-                                          key_of(rank, Purpose::kDither));
-      contribution.make(0, 0, std::vector<int64_t>(kParameters, rank), lanes);
-      for (int64_t i = 0; i < kParameters; ++i)
-        expected[static_cast<size_t>(i)] += lanes[static_cast<size_t>(i)];
+      contributions[static_cast<size_t>(rank)].make(static_cast<uint64_t>(draw), 0,
+                                                    std::vector<int64_t>(kParameters, rank), lanes);
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += lanes[i];
     }
+    return sum;
+  }
+  void expect_equal(const NoisyGradient& gradient, int64_t draw) const {
+    const std::vector<int64_t> sum = expected(draw);
     const std::vector<float> values = gradient.values();
     for (size_t i = 0; i < values.size(); ++i)
-      ASSERT_EQ(values[i], static_cast<float>(static_cast<double>(expected[i]) * (plan.lane_grid() / 8)))
-          << bits << " bits, element " << i;
+      ASSERT_EQ(values[i], static_cast<float>(static_cast<double>(sum[i]) * (plan.lane_grid() / 8)))
+          << "draw " << draw << ", element " << i;
   }
+};
+
+TEST(MaskedRelease, OfNoiseSharesIsTheSumOfWhatAllRanksAdd) {
+  for (const int64_t bits : {21, 32}) {
+    SharesRelease rank(world(), bits);
+    rank.expect_equal(rank.release(0), 0);
+  }
+}
+
+// The last rank alters one word, then sends none, then a wrong verdict; the fourth release is left alone.
+TEST(MaskedRelease, ThatWasTamperedWithIsVoidUnderItsNoiseAndTheNextOneIsANewDraw) {
+  constexpr int kWords = 1, kVerdicts = 3, kOfOneRelease = 4;  // operations; the first is the agreement
+  std::vector<std::vector<uint32_t>> sent, received;
+  const auto keep = [&](std::vector<std::vector<uint32_t>>& words, int operation, auto bytes) {
+    if (operation % kOfOneRelease == kWords) words.push_back(testing::words_of({bytes.begin(), bytes.end()}));
+  };
+  testing::Wiretap wire(
+      [&](int operation, std::span<std::byte> bytes) {
+        keep(sent, operation, bytes);
+        if (world().rank() + 1 != world().size()) return;
+        if (operation == kWords) bytes[0] ^= std::byte(1);
+        if (operation == kOfOneRelease + kWords) std::fill(bytes.begin(), bytes.end(), std::byte(0));
+        if (operation == 2 * kOfOneRelease + kVerdicts) bytes[0] ^= std::byte(1);
+      },
+      [&](int operation, std::span<std::byte> bytes) { keep(received, operation, bytes); });
+  SharesRelease rank(wire, 32);
+  for (int64_t draw = 0; draw < 3; ++draw) {
+    EXPECT_EQ(rank.privatizer.next_draw(), draw);
+    EXPECT_THROW(rank.release(draw), IntegrityError);
+    EXPECT_EQ(rank.ledger.charges(), draw + 1);
+    EXPECT_THROW(rank.release(draw), InternalError) << "the same draw";
+    EXPECT_EQ(wire.operations(), (draw + 1) * kOfOneRelease) << "something was sent for a draw that is spent";
+  }
+  rank.expect_equal(rank.release(3), 3);
+  EXPECT_EQ(rank.ledger.charges(), 4);
+  // What was to be seen of the void steps: words under unrelated masks, and sums under the noise of their
+  // draws.
+  ASSERT_EQ(sent.size(), 4u);
+  for (size_t step = 0; step < sent.size(); ++step) {
+    EXPECT_LT(testing::byte_excess(sent[step]), 7) << step;
+    std::vector<uint32_t> change = sent[step];
+    for (size_t i = 0; i < change.size(); ++i) change[i] -= sent[(step + 1) % sent.size()][i];
+    EXPECT_LT(testing::byte_excess(change), 7) << step;
+  }
+  for (const int64_t draw : {0, 2}) {
+    const std::vector<int64_t> sum = rank.expected(draw);
+    for (size_t i = 1; i < sum.size(); ++i)
+      ASSERT_EQ(received[static_cast<size_t>(draw)][i], static_cast<uint32_t>(sum[i])) << draw;
+  }
+  EXPECT_LT(testing::byte_excess(received[1]), 7) << "where a rank is lost the masks do not cancel";
 }
 
 TEST(MaskedRelease, ThatDoesNotVerifyIsChargedAndGivesNoRankAGradient) {

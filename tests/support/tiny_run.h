@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -71,6 +72,16 @@ inline std::vector<nlohmann::json> charges_of(const std::filesystem::path& run) 
   for (const auto& line : read_json_lines(run / "ledger.jsonl"))
     if (line.at("kind") == "charge") charges.push_back(line);
   return charges;
+}
+
+// The ids of a run, its starts and its data sets in its ledger: public, of randomness that serves for nothing
+// else.
+inline std::set<std::string> public_ids_of(const std::filesystem::path& run) {
+  std::set<std::string> ids;
+  for (const auto& line : read_json_lines(run / "ledger.jsonl"))
+    for (const char* name : {"run_id", "dataset_id", "id"})
+      if (line.contains(name)) ids.insert(line.at(name).get<std::string>());
+  return ids;
 }
 
 }  // namespace dpfa::testing

@@ -1,6 +1,7 @@
 // Whole runs with aggregation.mode = masked, between processes that hold identities of their own.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "accounting/joint_ledger.h"
@@ -9,6 +10,7 @@
 #include "src/train/collective.h"
 #include "src/train/trainer.h"
 #include "tests/support/mpi_world.h"
+#include "tests/support/secret_recorder.h"
 #include "tests/support/tiny_run.h"
 
 namespace dpfa::train {
@@ -16,11 +18,13 @@ namespace {
 
 using comm::secagg::Identity;
 using testing::read_text;
+using testing::RecordedSecret;
 using testing::world;
 
 class MaskedRun : public ::testing::Test {
  protected:
   MaskedRun() {
+    testing::forget_recorded_secrets();
     shared_ = broadcast_text(world(), folder_.path().string());
     if (world().rank() == 0) testing::write_dataset(folder_ / "train", testing::made_records(64));
     const Identity identity = Identity::generate();
@@ -47,6 +51,17 @@ class MaskedRun : public ::testing::Test {
     options.config.aggregation.mode = "masked";
     options.config.aggregation.allow_list = folder_ / "allow_list";
     options.config.aggregation.identity = folder_ / "identity";
+    return options;
+  }
+  RunOptions with_shares(const std::string& run) const {
+    RunOptions options = masked(run);
+    options.config.aggregation.noise = "shares";
+    options.config.privacy.dataset_size = 64;
+    options.config.privacy.sample_rate.reset();
+    options.config.aggregation.colluding_ranks = 1;
+    options.config.aggregation.lane_bits = 21;
+    options.config.aggregation.clamp_norms = 1;
+    options.config.runtime.constant_step_slots = true;
     return options;
   }
   std::string weights(const std::string& run) const {
@@ -78,14 +93,7 @@ TEST_F(MaskedRun, HasTheWeightsOfAPlainOne) {
 }
 
 TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
-  RunOptions run = masked("run");
-  run.config.aggregation.noise = "shares";
-  run.config.privacy.dataset_size = 64;
-  run.config.privacy.sample_rate.reset();
-  run.config.aggregation.colluding_ranks = 1;
-  run.config.aggregation.lane_bits = 21;
-  run.config.aggregation.clamp_norms = 1;
-  run.config.runtime.constant_step_slots = true;
+  RunOptions run = with_shares("run");
   ASSERT_EQ(run_training(run, world()), Outcome::kFinished);
   EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
   run.resume = true;
@@ -121,14 +129,54 @@ TEST_F(MaskedRun, RefusesOneDataSetForTwoRanksThatShouldHaveTheirOwn) {
   expect_refused(run, "was given the data set of another rank", ExitCode::kState);
 }
 
-TEST_F(MaskedRun, LeavesNoSecretKeyInItsFolder) {
-  ASSERT_EQ(run_training(masked("run"), world()), Outcome::kFinished);
-  const std::string file = read_text(folder_ / "identity");
-  const std::string seed = file.substr(file.rfind(' ') + 1, 64);
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(shared_ + "/run"))
-    if (entry.is_regular_file()) {
-      EXPECT_EQ(read_text(entry.path()).find(seed), std::string::npos) << entry.path();
-    }
+// What this rank printed joins the files of the run, and every rank searches all of them for its own secrets.
+std::string all_that_is_left(const std::filesystem::path& run, const std::string& printed) {
+  testing::write_text(run / ("printed_by_rank_" + std::to_string(world().rank())), printed);
+  world().barrier();
+  std::string all;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(run))
+    if (entry.is_regular_file()) all += testing::read_text(entry.path());
+  return all;
+}
+
+size_t count(const std::vector<RecordedSecret>& secrets, RecordedSecret::Source source) {
+  return static_cast<size_t>(
+      std::count_if(secrets.begin(), secrets.end(), [&](const auto& one) { return one.source == source; }));
+}
+
+// That the recorder saw the secrets of this rank, so that the search is one for them.
+void expect_all_kinds(const std::vector<RecordedSecret>& secrets, const std::string& seed) {
+  using Source = RecordedSecret::Source;
+  EXPECT_TRUE(std::any_of(secrets.begin(), secrets.end(), [&](const RecordedSecret& secret) {
+    return secret.source == Source::kSystem && comm::secagg::to_hex(secret.bytes) == seed;
+  })) << "the seed of the identity";
+  // Roots of all and of this rank, identity, nonce, ephemeral secret; the secret of the group on rank 0.
+  EXPECT_GE(count(secrets, Source::kSystem), world().rank() == 0 ? 6u : 4u);
+  EXPECT_GE(count(secrets, Source::kSharedPoint), static_cast<size_t>(world().size() - 1));
+  EXPECT_EQ(count(secrets, Source::kOpened) > 0, world().rank() != 0) << "the secret of the group";
+  // Extracted, of lanes, of hashes and for confirmation from each pair; points and verdicts.
+  EXPECT_GE(count(secrets, Source::kHmac), 4 * static_cast<size_t>(world().size() - 1) + 2);
+}
+
+TEST_F(MaskedRun, LeavesNoTraceOfASecretInWhatItsRanksWriteAndPrint) {
+  for (const std::string noise : {"after_sum", "shares"}) {
+    RunOptions run = noise == "shares" ? with_shares(noise) : masked(noise);
+    run.config.train.checkpoint_every = 2;
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    ASSERT_EQ(run_training(run, world()), Outcome::kFinished);
+    const std::string all =
+        all_that_is_left(shared_ + "/" + noise,
+                         ::testing::internal::GetCapturedStdout() + ::testing::internal::GetCapturedStderr());
+    const std::string file = read_text(folder_ / "identity");
+    const std::string seed = file.substr(file.rfind(' ') + 1, 64);
+    expect_all_kinds(testing::recorded_secrets(), seed);
+    const auto found = testing::secrets_in(all, run.config.privacy.steps);
+    EXPECT_EQ(testing::without_ids(found, testing::public_ids_of(shared_ + "/" + noise)).size(), 0u) << noise;
+    // The search finds what is there: ids that rank 0 draws.
+    EXPECT_EQ(found.empty(), world().rank() != 0);
+    world().barrier();
+  }
 }
 
 TEST_F(MaskedRun, StartsNowhereWithoutItsKeysOrWithAnotherIdentity) {

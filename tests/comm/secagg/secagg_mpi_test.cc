@@ -5,59 +5,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "comm/secagg/secure_sum.h"
 #include "src/base/error.h"
-#include "src/base/random/chacha20.h"
-#include "tests/support/mpi_world.h"
-#include "tests/support/secagg_keys.h"
+#include "tests/comm/secagg/processes.h"
 
 namespace dpfa::comm::secagg {
 namespace {
 
-using dpfa::testing::world;
-
-// Every rank makes its identity; the public halves become the allow-list.
-class SecureSumOfProcesses : public ::testing::Test {
- protected:
-  SecureSumOfProcesses() : own_(Identity::generate()), allow_list_(list(own_)) {}
-
-  static AllowList list(const Identity& own) {
-    const auto all = world().all_gather(std::as_bytes(std::span(own.public_key())));
-    std::string text;
-    for (int rank = 0; rank < world().size(); ++rank) {
-      Bytes32 key;
-      std::memcpy(key.data(), all.data() + key.size() * static_cast<size_t>(rank), key.size());
-      text += allow_list_line(rank, key, "owner") + "\n";
-    }
-    return AllowList::parse(text, "of a test");
-  }
-
-  SessionKeys agree(int colluders, const Terms& terms = {{"plan", "abc"}}) {
-    return agree_on_keys(world(), own_, allow_list_, colluders, terms);
-  }
-
-  Identity own_;
-  AllowList allow_list_;
-};
-
-std::vector<int32_t> contribution(int rank, LaneLayout layout) {
-  std::vector<uint32_t> words(static_cast<size_t>(layout.lanes));
-  fill_words(StreamKey({static_cast<uint32_t>(rank), 77}), 0, 0, words);
-  std::vector<int32_t> lanes(words.size());
-  const int64_t bound = ((int64_t{1} << (layout.bits - 1)) - 1) / world().size();
-  for (size_t i = 0; i < lanes.size(); ++i)
-    lanes[i] = static_cast<int32_t>(static_cast<int64_t>(words[i]) % (2 * bound + 1) - bound);
-  return lanes;
-}
-
-std::vector<int32_t> expected_sum(LaneLayout layout) {
-  std::vector<int32_t> sum(static_cast<size_t>(layout.lanes));
-  for (int rank = 0; rank < world().size(); ++rank) {
-    const std::vector<int32_t> one = contribution(rank, layout);
-    for (size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
-  }
-  return sum;
-}
+using SecureSumOfProcesses = Processes;
 
 TEST_F(SecureSumOfProcesses, IsExactForAllWidthsAndSizes) {
   for (const int colluders : {0, 1, world().size() - 1})
@@ -85,56 +39,32 @@ TEST_F(SecureSumOfProcesses, OfFewLanesIsExactWhateverTheNumberOfRanks) {
     }
 }
 
-// The world of the test, of which it keeps the words that this rank hands over.
-class Wiretap : public Communicator {
- public:
-  int rank() const override { return world().rank(); }
-  int size() const override { return world().size(); }
-  int local_rank() const override { return world().local_rank(); }
-  int local_size() const override { return world().local_size(); }
-  std::string_view backend() const override { return world().backend(); }
-  void all_reduce_sum(std::span<int32_t> values) override { world().all_reduce_sum(values); }
-  void all_reduce_sum(std::span<int64_t> values) override { world().all_reduce_sum(values); }
-  void all_reduce_sum(std::span<uint32_t> values) override {
-    sent.assign(values.begin(), values.end());
-    world().all_reduce_sum(values);
-  }
-  void all_reduce_sum(std::span<uint64_t> values) override { world().all_reduce_sum(values); }
-  void all_reduce_max(std::span<int64_t> values) override { world().all_reduce_max(values); }
-  void all_reduce_sum(std::span<float> values) override { world().all_reduce_sum(values); }
-  void broadcast(std::span<std::byte> bytes, int root) override { world().broadcast(bytes, root); }
-  std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override {
-    return world().all_gather(bytes);
-  }
-  void barrier() override { world().barrier(); }
-  [[noreturn]] void abort(int) override { throw InternalError("aborted"); }
-
-  std::vector<uint32_t> sent;
-};
-
 // What the processes put on the wire under keys that they agreed on; all contribute the same. Keys are fresh:
 // a bound of 7 on byte_excess() is crossed by correct code with probability 1e-8, 5.6 standard deviations of
 // the correlation and of the mean with 2e-8, for each of at most 254 sums of ranks.
 TEST_F(SecureSumOfProcesses, ShowsUniformWordsOfEveryRankAndOfEverySubsetOfRanks) {
   constexpr size_t kWords = 20000;
-  Wiretap wiretap;
-  SecureSum sum(wiretap, 32, agree_on_keys(wiretap, own_, allow_list_, 1, {}));
+  std::vector<uint32_t> sent;
+  Wiretap wiretap([&](int number, std::span<std::byte> bytes) {
+    if (number == 0) sent = testing::words_of({bytes.begin(), bytes.end()});
+  });
+  SecureSum sum(wiretap, 32, agree(1));
   const std::vector<int32_t> plain = contribution(/*rank=*/0, {32, kWords});
   std::vector<int32_t> lanes = plain;
   sum.sum(0, 0, lanes);
-  ASSERT_EQ(wiretap.sent.size(), kWords);
+  ASSERT_EQ(sent.size(), kWords);
   const std::vector<uint32_t> plain_words(plain.begin(), plain.end());
-  EXPECT_LT(std::abs(testing::correlation(wiretap.sent, plain_words)), 5.6 / std::sqrt(kWords));
+  EXPECT_LT(std::abs(testing::correlation(sent, plain_words)), 5.6 / std::sqrt(kWords));
   size_t equal = 0;
   double mean = 0;
   for (size_t i = 0; i < kWords; ++i) {
-    equal += wiretap.sent[i] == plain_words[i];
-    mean += wiretap.sent[i] / 0x1p32 / kWords;
+    equal += sent[i] == plain_words[i];
+    mean += sent[i] / 0x1p32 / kWords;
   }
   EXPECT_EQ(equal, 0u);
   EXPECT_LT(std::abs(mean - 0.5), 5.6 / std::sqrt(12.0 * kWords));
 
-  const auto bytes = world().all_gather(std::as_bytes(std::span(wiretap.sent)));
+  const auto bytes = world().all_gather(std::as_bytes(std::span(sent)));
   const std::vector<uint32_t> all = testing::words_of(bytes);
   const auto ranks = static_cast<size_t>(world().size());
   for (uint32_t subset = 1; subset < uint32_t{1} << ranks; ++subset) {
