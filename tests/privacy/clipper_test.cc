@@ -200,8 +200,8 @@ std::vector<Insertion> insertions(Engine& engine, const std::vector<Example>& ex
   return result;
 }
 
-// Clipped to 1, every record keeps that norm whatever is done to its loss; to 3, some are not clipped, and
-// neighbours that grow or shrink show.
+// At 1 a loss that is scaled by its neighbours leaves most norms where clipping puts them; at 3 it moves the
+// sum by more than the sensitivity.
 constexpr double kInsertionClips[] = {1, 3};
 
 TEST(Clipper, AnInsertedRecordChangesTheSumByAtMostTheSensitivity) {
