@@ -12,6 +12,7 @@
 #include "kernels/layer_norm.h"
 #include "src/base/check.h"
 #include "src/base/flat_buffer.h"
+#include "src/base/plant.h"
 #include "src/model/gpt2_weights_view.h"
 
 namespace dpfa::model {
@@ -266,6 +267,8 @@ void Gpt2::forward(const Batch& batch, const Dropout* dropout, bool for_backward
   kernels::layer_norm(s.final_x, s.weights.final_gain, s.weights.final_shift, kLayerNormEpsilon,
                       s.final_normed, s.final_mean, s.final_rstd);
   kernels::multiply(s.final_normed, s.weights.head.t(), s.logits);
+  // The planted mistake of a product that takes another kernel for the rows behind the first example.
+  if (DPFA_PLANT("slot_dependent_product")) s.logits.slice(0, s.batch.offsets[1]).mul_(1 + 0x1p-7);
   if (for_backward)
     kernels::cross_entropy_in_place(s.logits, s.batch.targets, s.batch.loss_weights, s.row_losses);
   else

@@ -1,0 +1,77 @@
+// Where the self-test at start finds that an example's bits depend on its slot, a run takes one record per
+// pass and releases the bits of an honest run at one record per pass. The program is linked with the planted
+// libraries: the bug is asleep or awake as each test says.
+#include "src/train/run_setup.h"
+
+#include "tests/support/scoped_environment.h"
+#include "tests/train/trainer_fixture.h"
+
+namespace dpfa::train {
+namespace {
+
+using testing::SumRecorder;
+
+class SlotDependentProduct : public testing::TrainerTest {
+ protected:
+  // A seeded run of two steps with `slots` records per pass; 0: as many as are fastest.
+  RunOptions options_of(const std::string& name, int64_t slots, const std::string& compute) const {
+    RunOptions options{.config = config(name), .insecure_seed = 21};
+    options.config.privacy.steps = 2;
+    options.config.privacy.numerics = "exact";
+    options.config.runtime.microbatch_size = slots;
+    options.config.runtime.compute = compute;
+    return options;
+  }
+  void put(bool awake) {
+    environment_.set("DPFA_PLANT",
+                     awake ? std::optional<std::string>("slot_dependent_product") : std::nullopt);
+  }
+  int64_t chosen_microbatch_size(const RunOptions& options) const {
+    const auto alone = comm::make_self_communicator();
+    return prepare_run(options, *alone).microbatch_size;
+  }
+
+ private:
+  testing::ScopedEnvironment environment_;
+};
+
+TEST_F(SlotDependentProduct, LeavesARunWithOneRecordPerPass) {
+  put(/*awake=*/false);
+  EXPECT_EQ(chosen_microbatch_size(options_of("honest", 4, "fp32")), 4);
+  put(/*awake=*/true);
+  for (const std::string compute : {"fp32", "bf16"})
+    for (const int64_t slots : {4, 0})
+      EXPECT_EQ(chosen_microbatch_size(options_of(compute + std::to_string(slots), slots, compute)), 1)
+          << compute << ", microbatch_size = " << slots;
+}
+
+TEST_F(SlotDependentProduct, ChangesNoBitOfWhatIsReleased) {
+  put(/*awake=*/false);
+  SumRecorder honest;
+  ASSERT_EQ(run(options_of("honest", 1, "fp32"), honest), Outcome::kFinished);
+  ASSERT_EQ(honest.sums.size(), 2u);
+  put(/*awake=*/true);
+  for (const int64_t slots : {1, 4, 0}) {
+    const std::string name = "slots_" + std::to_string(slots);
+    SumRecorder recorder;
+    ASSERT_EQ(run(options_of(name, slots, "fp32"), recorder), Outcome::kFinished);
+    EXPECT_EQ(recorder.sums, honest.sums) << name;
+    EXPECT_EQ(weights_of(run_dir(name)), weights_of(run_dir("honest"))) << name;
+  }
+}
+
+// The bug is no empty one: a run that is not private asks for no self-test, and there it changes the weights.
+TEST_F(SlotDependentProduct, ChangesARunThatSharesPassesUntested) {
+  std::vector<std::string> weights;
+  for (const bool awake : {false, true}) {
+    put(awake);
+    RunOptions options = options_of(awake ? "awake" : "asleep", 4, "fp32");
+    options.config.privacy.enabled = false;
+    ASSERT_EQ(run(options), Outcome::kFinished);
+    weights.push_back(weights_of(options.config.output.dir));
+  }
+  EXPECT_NE(weights[0], weights[1]);
+}
+
+}  // namespace
+}  // namespace dpfa::train
