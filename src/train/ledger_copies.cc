@@ -31,9 +31,10 @@ NamedText read_ledger(const fs::path& file, int rank) {
   if (found.text.find('\n') == std::string::npos) return {};
   const accounting::Chain chain = accounting::read_chain(found.text, [](const nlohmann::json&) {});
   if (!chain.valid)
-    throw StateError("the ledger " + found.name + " is not intact: " + chain.reason +
-                     "; restore it from a copy of that file, or move it away: then this rank vouches for "
-                     "nothing that was charged before");
+    throw StateError(
+        "the ledger " + found.name + " is not intact: " + chain.reason +
+        "; restore it, or put the ledger of another rank in its place where the owner of this one "
+        "trusts that");
   return found;
 }
 
@@ -111,7 +112,7 @@ std::string longest_ledger(comm::Communicator& communicator, const fs::path& cop
     std::cerr << "warning: the ledger " << ledger.name << " is behind " << longest.name << " by "
               << std::count(longest.text.begin() + static_cast<std::ptrdiff_t>(ledger.text.size()),
                             longest.text.end(), '\n')
-              << " lines, and is brought up to it\n";
+              << " complete lines, and is brought up to it\n";
   return longest.text;
 }
 
