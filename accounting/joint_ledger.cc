@@ -24,11 +24,26 @@ struct Places {
   std::vector<fs::path> without_ledger;  // run folders whose ledger is gone
 };
 
+// The longest copy that a rank of a run between owners keeps in `folder`; empty where there is none.
+fs::path longest_copy(const fs::path& folder) {
+  fs::path longest;
+  if (!fs::is_directory(folder)) return longest;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with("ledger.") || !name.ends_with(".jsonl") || !entry.is_regular_file()) continue;
+    if (longest.empty() || entry.file_size() > fs::file_size(longest)) longest = entry.path();
+  }
+  return longest;
+}
+
 void look_into(const fs::path& place, Places& places) {
   size_t found = 0;
   const auto look_at = [&](const fs::path& folder) {
     if (fs::exists(folder / kLedgerFile)) {
       places.ledgers.insert(fs::canonical(folder / kLedgerFile));
+      ++found;
+    } else if (const fs::path copy = longest_copy(folder); !copy.empty()) {
+      places.ledgers.insert(fs::canonical(copy));
       ++found;
     } else if (fs::is_directory(folder / "checkpoints")) {
       places.without_ledger.push_back(folder);

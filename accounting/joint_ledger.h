@@ -4,7 +4,8 @@
 // lines at its beginning, digest for digest. Each line charges once, however many ledgers hold it, and every
 // tail charges. This rests on the random id of each process start: without it two forks that continue alike
 // would write the same lines for different releases, so charges after a start without an id count once per
-// file.
+// file. A folder without ledger.jsonl in which ranks of a run between owners keep copies of it counts by the
+// longest of these.
 //
 // Nothing makes the joint number smaller: a ledger that cannot be read or verified, or that names no data
 // set, may belong to this one, and refuses it; so do a run without privacy and runs of different relations.

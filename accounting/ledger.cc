@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <string_view>
+#include <vector>
 
 #include "accounting/ledger_chain.h"
 #include "accounting/text_file.h"
@@ -53,6 +54,16 @@ class AppendFile {
     failed_ = false;
   }
 
+  // Appends what `text`, which must begin with what is there, has more.
+  void catch_up(std::string_view text) {
+    const std::string present = read_text_file(path_);
+    if (!text.starts_with(present))
+      throw StateError("the ledger '" + path_.string() +
+                       "' holds what the ledger of this run does not: it is of another run or a fork, or "
+                       "lines were altered or taken back elsewhere; restore the one that is wrong");
+    if (text.size() > present.size()) append(text.substr(present.size()));
+  }
+
   const std::filesystem::path& path() const { return path_; }
 
  private:
@@ -61,19 +72,21 @@ class AppendFile {
   bool failed_ = false;
 };
 
+void sync_folder_of(const std::filesystem::path& path) {
+  const std::filesystem::path folder = path.parent_path();
+  sync_to_disk(folder.empty() ? std::filesystem::path(".") : folder);
+}
+
 }  // namespace
 
 struct Ledger::State {
-  std::unique_ptr<AppendFile> file;  // empty in a replica
-  std::string replica;               // the text, in a replica only
+  std::vector<std::unique_ptr<AppendFile>> files;  // the ledger's, and a copy
+  std::string replica;                             // the text where there is no file
   Chain chain;
 
   void append_text(const std::string& text) {
-    if (file) {
-      file->append(text);
-    } else {
-      replica += text;
-    }
+    if (files.empty()) replica += text;
+    for (const auto& file : files) file->append(text);
   }
 
   void append(const std::string& kind, const nlohmann::json& fields) {
@@ -93,13 +106,17 @@ struct Ledger::State {
     append("open", fields);
   }
 
-  // Takes over an existing text and closes a torn last line.
-  void take(const std::string& text, const std::string& name) {
+  void read(const std::string& text, const std::string& name) {
     chain = read_chain(text, [](const nlohmann::json&) {});
     if (!chain.valid) {
       throw StateError("the ledger " + name + " is not intact: " + chain.reason +
                        "; restore it from a copy, or start a new run");
     }
+  }
+
+  // Takes over an existing text and closes a torn last line.
+  void take(const std::string& text, const std::string& name) {
+    read(text, name);
     if (chain.torn_tail) {
       append_text(chain.to_close);
       chain = read_chain(text + chain.to_close, [](const nlohmann::json&) {});
@@ -120,17 +137,25 @@ Ledger Ledger::create(const std::filesystem::path& path, const nlohmann::json& o
                      "' exists already: resume that run or choose another folder");
   }
   auto state = std::make_unique<State>();
-  state->file = std::make_unique<AppendFile>(path, O_CREAT | O_EXCL);
+  state->files.push_back(std::make_unique<AppendFile>(path, O_CREAT | O_EXCL));
   state->open(open_fields);
-  const std::filesystem::path folder = path.parent_path();
-  sync_to_disk(folder.empty() ? std::filesystem::path(".") : folder);
+  sync_folder_of(path);
   return Ledger(std::move(state));
 }
 
 Ledger Ledger::resume(const std::filesystem::path& path) {
   auto state = std::make_unique<State>();
-  state->file = std::make_unique<AppendFile>(path, 0);
+  state->files.push_back(std::make_unique<AppendFile>(path, 0));
   state->take(read_text_file(path), path.string());
+  return Ledger(std::move(state));
+}
+
+Ledger Ledger::resume(const std::filesystem::path& path, const std::string& longer) {
+  auto state = std::make_unique<State>();
+  state->files.push_back(std::make_unique<AppendFile>(path, 0));
+  state->read(longer, "of another rank");  // before a file is changed for it
+  state->files.front()->catch_up(longer);
+  state->take(longer, path.string());
   return Ledger(std::move(state));
 }
 
@@ -145,6 +170,14 @@ Ledger Ledger::in_memory_from_text(const std::string& text) {
   state->replica = text;
   state->take(text, "replica");
   return Ledger(std::move(state));
+}
+
+void Ledger::keep_copy(const std::filesystem::path& path) {
+  auto copy = std::make_unique<AppendFile>(path, O_CREAT);
+  copy->catch_up(text());
+  sync_folder_of(path);
+  state_->files.push_back(std::move(copy));
+  state_->replica.clear();
 }
 
 void Ledger::start(const nlohmann::json& fields) {
@@ -170,7 +203,7 @@ int64_t Ledger::charges() const { return state_->chain.charges; }
 int64_t Ledger::starts() const { return state_->chain.starts; }
 int64_t Ledger::last_draw() const { return state_->chain.last_draw; }
 std::string Ledger::text() const {
-  return state_->file ? read_text_file(state_->file->path()) : state_->replica;
+  return state_->files.empty() ? state_->replica : read_text_file(state_->files.front()->path());
 }
 
 }  // namespace dpfa::accounting

@@ -17,7 +17,8 @@
 // of the plan's event; resume() closes it by a line that says so. An I/O error is IoError and ends the run.
 //
 // The file lives on rank 0. The other ranks keep a replica in memory with the same digest, so that all ranks
-// can agree on it before each release.
+// can agree on it before each release. Where ranks do not trust each other each of them keeps a copy of the
+// file: charge() then returns only after the line is on disk in both.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +38,9 @@ class Ledger {
   // Reads an existing ledger, checks its chain (StateError says what is wrong) and appends to it from now on.
   // A ledger file is locked while its object lives: a second writer gets StateError.
   static Ledger resume(const std::filesystem::path& path);
+  // The same, after the file was brought up to `longer`, the text of this ledger as somebody else has it.
+  // Throws StateError, and changes nothing, where that text is not intact or does not begin with the file's.
+  static Ledger resume(const std::filesystem::path& path, const std::string& longer);
   // The same entries in memory only, for ranks other than 0 (and for tests).
   static Ledger in_memory(const nlohmann::json& open_fields);
   // Replica of a ledger that rank 0 resumed, from its text.
@@ -45,6 +49,11 @@ class Ledger {
   Ledger(Ledger&&) noexcept;
   Ledger& operator=(Ledger&&) noexcept;
   ~Ledger();
+
+  // Brings the file `path`, which may be new, up to this ledger's text, and writes there too from now on, as
+  // durably and under the same lock. Throws StateError, and changes nothing, where the file holds anything
+  // that this ledger does not begin with.
+  void keep_copy(const std::filesystem::path& path);
 
   // Appends a `start` line; its incarnation is the number of start lines before it.
   void start(const nlohmann::json& fields);

@@ -35,6 +35,8 @@ void on_every_rank(comm::Communicator& communicator, const std::function<void()>
     const std::string where = r == 0 ? "" : "rank " + std::to_string(r) + ": ";
     throw AgreedError(static_cast<ExitCode>(report.code), where + report.text);
   }
+  // Its own failure counts whatever the others sent back.
+  if (mine.code != 0) throw AgreedError(static_cast<ExitCode>(mine.code), mine.text);
 }
 
 void on_rank_0(comm::Communicator& communicator, const std::function<void()>& work) {
@@ -51,12 +53,12 @@ void state_agreed(const std::function<void()>& work) {
   }
 }
 
-std::string broadcast_text(comm::Communicator& communicator, const std::string& text) {
+std::string broadcast_text(comm::Communicator& communicator, const std::string& text, int root) {
   int64_t size = static_cast<int64_t>(text.size());
-  communicator.broadcast(std::as_writable_bytes(std::span(&size, 1)), 0);
+  communicator.broadcast(std::as_writable_bytes(std::span(&size, 1)), root);
   std::string result = text;
   result.resize(size);
-  communicator.broadcast(std::as_writable_bytes(std::span(result.data(), result.size())), 0);
+  communicator.broadcast(std::as_writable_bytes(std::span(result.data(), result.size())), root);
   return result;
 }
 

@@ -26,7 +26,7 @@ void on_rank_0(comm::Communicator& communicator, const std::function<void()>& wo
 // AgreedError.
 void state_agreed(const std::function<void()>& work);
 
-// The text of rank 0 on all ranks.
-std::string broadcast_text(comm::Communicator& communicator, const std::string& text);
+// The text of `root` on all ranks.
+std::string broadcast_text(comm::Communicator& communicator, const std::string& text, int root = 0);
 
 }  // namespace dpfa::train

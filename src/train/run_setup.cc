@@ -20,6 +20,7 @@
 #include "src/privacy/agreement.h"
 #include "src/privacy/clipper.h"
 #include "src/train/collective.h"
+#include "src/train/ledger_copies.h"
 #include "src/train/mask_keys.h"
 #include "src/train/run_data.h"
 #include "src/train/tuning.h"
@@ -175,7 +176,8 @@ void refuse_existing_output(const RunSetup& setup) {
                       setup.run_dir.string());
 }
 
-accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
+// `longest`: what the ranks of a run that is continued know of its ledger; empty where they keep no copies.
+accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options, const std::string& longest) {
   const fs::path path = setup.run_dir / "ledger.jsonl";
   if (options.resume) {
     if (!fs::exists(path))
@@ -183,7 +185,8 @@ accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options) {
           "'" + setup.run_dir.string() +
           "' has no ledger.jsonl: what was released from there is not known, so it cannot be continued; "
           "start a new run in another output.dir");
-    accounting::Ledger ledger = accounting::Ledger::resume(path);
+    accounting::Ledger ledger =
+        longest.empty() ? accounting::Ledger::resume(path) : accounting::Ledger::resume(path, longest);
     refuse_foreign_ledger(setup, ledger, options);
     return ledger;
   }
@@ -212,16 +215,21 @@ json start_fields(const RunSetup& setup, int ranks) {
 }
 
 void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator) {
+  std::optional<fs::path> copy;
+  on_every_rank(communicator, [&] {
+    copy = ledger_copy_of(setup.config, communicator.rank());
+    if (copy && !options.resume) refuse_existing_copy(*copy);
+  });
+  const std::string longest = copy && options.resume ? longest_ledger(communicator, *copy) : "";
   std::string skipped;
   on_rank_0(communicator, [&] {
-    setup.ledger = open_ledger(setup, options);
+    setup.ledger = open_ledger(setup, options, longest);
     if (options.resume) setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
     if (setup.checkpoint) refuse_foreign_checkpoint(setup);
     go_on_with_these_ranks(setup);
     setup.ledger->start(start_fields(setup, communicator.size()));
   });
-  const std::string text = broadcast_text(communicator, communicator.rank() == 0 ? setup.ledger->text() : "");
-  if (communicator.rank() != 0) setup.ledger = accounting::Ledger::in_memory_from_text(text);
+  share_ledger(communicator, copy, setup.ledger);
   if (communicator.rank() != 0) go_on_with_these_ranks(setup);
   if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
 }

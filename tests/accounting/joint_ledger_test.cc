@@ -99,6 +99,18 @@ TEST_F(JointLedger, SameRunNamedTwiceChargesOnce) {
   EXPECT_EQ(report.epsilon, epsilon_of_steps(10));
 }
 
+// The folder of a rank whose host has no more of a run between owners than its copies.
+TEST_F(JointLedger, CopiesOfRanksCountWhereThereIsNoLedger) {
+  make_run("run", fields("run"), 4);
+  fs::create_directories(folder_ / "own");
+  fs::rename(folder_ / "run/ledger.jsonl", folder_ / "own/ledger.00.jsonl");
+  const std::string text = read_text(folder_ / "own/ledger.00.jsonl");
+  write_text(folder_ / "own/ledger.11.jsonl", text.substr(0, text.rfind('\n', text.size() - 2) + 1));
+  EXPECT_EQ(joint().runs.size(), 1u);
+  EXPECT_EQ(joint().epsilon_charged, epsilon_of_steps(4));
+  EXPECT_EQ(joint().epsilon, epsilon_of_steps(10));
+}
+
 TEST_F(JointLedger, TornLinesCharge) {
   make_run("run", fields("run"), 10);
   const std::string text = read_text(folder_ / "run/ledger.jsonl");

@@ -44,6 +44,53 @@ TEST(Ledger, CountsWhatWasWritten) {
   EXPECT_TRUE(verify_ledger(folder / "ledger.jsonl").valid);
 }
 
+TEST(Ledger, KeepsACopyThatIsAsComplete) {
+  TemporaryFolder folder;
+  const auto file = folder / "ledger.jsonl", own = folder / "ledger.1.jsonl";
+  Ledger ledger = with_charges(file, 2);
+  write_text(own, ledger.text().substr(0, ledger.text().size() - 300));
+  Ledger replica = Ledger::in_memory_from_text(ledger.text());
+  replica.keep_copy(own);
+  ledger.keep_copy(folder / "ledger.0.jsonl");
+  for (Ledger* each : {&ledger, &replica}) each->charge(2, 2, event());
+  EXPECT_EQ(replica.digest(), ledger.digest());
+  for (const char* name : {"ledger.0.jsonl", "ledger.1.jsonl"})
+    EXPECT_EQ(read_text(folder / name), read_text(file));
+  EXPECT_EQ(replica.text(), ledger.text());
+  EXPECT_TRUE(verify_ledger(own).valid);
+  EXPECT_THROW(Ledger::resume(own), StateError) << "in use";
+}
+
+TEST(Ledger, TakesNothingBackFromACopy) {
+  TemporaryFolder folder;
+  const auto own = folder / "ledger.1.jsonl";
+  const std::string longer = with_charges(folder / "a", 5).text();
+  write_text(own, longer);
+  Ledger shorter = with_charges(folder / "b", 4);
+  EXPECT_THROW(shorter.keep_copy(own), StateError);
+  EXPECT_EQ(read_text(own), longer);
+  shorter.charge(4, 4, event());
+  EXPECT_EQ(read_text(own), longer) << "a copy that was refused is not written to";
+}
+
+TEST(Ledger, ResumesFromTheLongerTextThatSomebodyElseHas) {
+  TemporaryFolder folder;
+  const std::string longer = with_charges(folder / "a", 5).text();
+  const auto file = folder / "b";
+  const std::string before = with_charges(file, 2).text();
+  const std::string torn = longer.substr(0, longer.size() - 30);
+  std::string altered = longer;
+  altered.replace(altered.find("\"step\":4"), 8, "\"step\":5");
+  EXPECT_THROW(Ledger::resume(file, altered), StateError);
+  EXPECT_THROW(Ledger::resume(file, before.substr(0, before.size() / 2)), StateError);
+  EXPECT_EQ(read_text(file), before);
+  EXPECT_EQ(Ledger::resume(file, torn).charges(), 5) << "a torn line is a charge";
+  EXPECT_TRUE(verify_ledger(file).valid);
+  write_text(file, before);
+  EXPECT_EQ(Ledger::resume(file, longer).last_draw(), 4);
+  EXPECT_EQ(read_text(file), longer);
+}
+
 TEST(Ledger, ResumeKeepsEveryChargeMadeBefore) {
   TemporaryFolder folder;
   std::string digest;

@@ -89,12 +89,14 @@ class MaskedOwners : public NoiseShares {
   }
   std::string identity(int rank) const { return folder_ / ("identity" + std::to_string(rank)); }
 
+  // Where a rank's process stands: its host.
+  virtual std::string place(int) const { return folder_.path(); }
   // One command per rank, each with its own identity.
   Words job(int ranks, const Words& command) const {
     Words words = {required_variable("DPFA_MPIRUN"), "--oversubscribe", "--bind-to", "none"};
     for (int rank = 0; rank < ranks; ++rank) {
       if (rank > 0) words.push_back(":");
-      words = words + Words{"-np", "1"} + command +
+      words = words + Words{"-np", "1", "-wdir", place(rank)} + command +
               Words{"--aggregation.allow_list", folder_ / ("list" + std::to_string(ranks)),
                     "--aggregation.identity", identity(rank)};
     }
@@ -151,6 +153,100 @@ TEST_F(MaskedOwners, StartNothingWhereOneRankHasAnotherConfiguration) {
     EXPECT_NE(ended.errors.find("another configuration than rank 0"), std::string::npos) << ended.errors;
     EXPECT_FALSE(std::filesystem::exists(ledger_)) << other[0];
   }
+}
+
+// Two owners whose hosts share no disk: on the second there is its copy of the ledger and nothing else.
+class OwnersWithDisks : public MaskedOwners {
+ protected:
+  OwnersWithDisks() { std::filesystem::create_directories(host_1_); }
+  std::string place(int rank) const override { return rank == 0 ? folder_.path() : host_1_; }
+
+  Words start() const { return job(2, masked() + Words{"--output.dir", "run"}); }
+  Words go_on() const { return job(2, masked() + Words{"--resume", "run"}); }
+  // Runs until `count` steps are charged, then stops; what it said.
+  std::string run_until(size_t count, const Words& command) const {
+    Job running(command);
+    EXPECT_TRUE(waits_for_charges(running, count)) << running.errors();
+    running.send(SIGUSR1);
+    EXPECT_EQ(running.wait(), 75) << running.errors();
+    return running.errors();
+  }
+  void keep_folder_of_rank_0() const {
+    std::filesystem::copy(
+        run_, old_, std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
+  }
+  void set_back_folder_of_rank_0() const {
+    std::filesystem::remove_all(run_);
+    std::filesystem::rename(old_, run_);
+  }
+  std::filesystem::path copy_of_rank_1() const {
+    std::vector<std::filesystem::path> files;
+    for (const auto& entry : std::filesystem::directory_iterator(host_1_ / "run"))
+      files.push_back(entry.path());
+    EXPECT_EQ(files.size(), 1u);
+    return files.at(0);
+  }
+  // Charges before each start.
+  std::vector<size_t> charges_at_starts() const {
+    std::vector<size_t> found;
+    size_t count = 0;
+    for (const auto& line : read_json_lines(ledger_)) {
+      if (line.at("kind") == "start") found.push_back(count);
+      if (line.at("kind") != "start" && line.at("kind") != "open") ++count;
+    }
+    return found;
+  }
+
+  const std::filesystem::path host_1_ = folder_ / "host1", old_ = folder_ / "old";
+};
+
+TEST_F(OwnersWithDisks, RememberWhatAFolderOfRankZeroThatWasSetBackHasForgotten) {
+  run_until(8, start());
+  keep_folder_of_rank_0();
+  const size_t early = charges();
+  EXPECT_EQ(run_until(early + 10, go_on()).find("cannot vouch"), std::string::npos);
+  const size_t honest = charges();
+  set_back_folder_of_rank_0();
+  ASSERT_EQ(charges(), early);
+  const std::string said = run_until(honest + 5, go_on());
+  EXPECT_NE(said.find("is brought up to it"), std::string::npos) << said;
+  EXPECT_EQ(charges_at_starts(), (std::vector<size_t>{0, early, honest}));
+  expect_all_charged();
+  EXPECT_EQ(read_text(copy_of_rank_1()), read_text(ledger_));
+  const Ended verify = run_command(dpfa_command({"ledger", "verify", copy_of_rank_1().string(), "--json"}));
+  EXPECT_EQ(verify.code, 0) << verify.output << verify.errors;
+
+  // Where all of rank 0 is lost, a copy is the ledger of a run that begins again and owes what was charged.
+  const size_t last = charges();
+  std::filesystem::remove_all(run_);
+  std::filesystem::create_directories(run_);
+  std::filesystem::copy_file(copy_of_rank_1(), ledger_);
+  run_until(last + 3, go_on());
+  EXPECT_EQ(charges_at_starts(), (std::vector<size_t>{0, early, honest, last}));
+}
+
+// The control of the test above: without copies the same goes unnoticed. The copy that comes back stops all.
+TEST_F(OwnersWithDisks, WithoutCopiesForgetAndOnesThatContradictStopAllRanks) {
+  run_until(8, start());
+  keep_folder_of_rank_0();
+  const size_t early = charges();
+  run_until(early + 10, go_on());
+  const auto copy = copy_of_rank_1();
+  const std::string kept = read_text(copy);
+  std::filesystem::remove(copy);
+  set_back_folder_of_rank_0();
+  const std::string said = run_until(early + 3, go_on());
+  EXPECT_NE(said.find("warning: rank 1 has no copy"), std::string::npos) << said;
+  EXPECT_EQ(charges_at_starts(), (std::vector<size_t>{0, early})) << "the second start is forgotten";
+
+  write_text(copy, kept);
+  const std::string ledger = read_text(ledger_);
+  expect_failure(go_on(), 5, "contradict each other");
+  EXPECT_EQ(read_text(ledger_), ledger);
+  EXPECT_EQ(read_text(copy), kept);
+  std::filesystem::remove_all(run_);
+  expect_failure(start(), 2, "the ledger of an earlier run");
+  EXPECT_FALSE(std::filesystem::exists(run_));
 }
 
 TEST_F(NoiseShares, TrainWithADitherAndWithConstantWork) {

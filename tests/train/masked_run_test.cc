@@ -8,6 +8,7 @@
 #include "comm/secagg/identity.h"
 #include "src/base/error.h"
 #include "src/train/collective.h"
+#include "src/train/ledger_copies.h"
 #include "src/train/trainer.h"
 #include "tests/support/mpi_world.h"
 #include "tests/support/secret_recorder.h"
@@ -99,6 +100,8 @@ TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
   run.resume = true;
   EXPECT_EQ(run_training(run, world()), Outcome::kFinished);
   EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
+  world().barrier();  // rank 0 may be done before the others have closed theirs
+  EXPECT_EQ(read_text(*ledger_copy_of(run.config, world().rank())), read_text(shared_ + "/run/ledger.jsonl"));
 }
 
 TEST_F(MaskedRun, OfRanksWithRecordsOfTheirOwnIsCountedOnEachOfTheirDataSets) {
