@@ -7,6 +7,7 @@
 
 #include "accounting/accountant.h"
 #include "accounting/ledger_chain.h"
+#include "accounting/ledger_files.h"
 #include "accounting/text_file.h"
 #include "src/base/error.h"
 #include "src/base/plant.h"
@@ -16,66 +17,6 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-constexpr const char* kLedgerFile = "ledger.jsonl";
-
-struct Places {
-  std::set<fs::path> ledgers;
-  std::vector<fs::path> without_ledger;  // run folders whose ledger is gone
-};
-
-// The longest copy that a rank of a run between owners keeps in `folder`; empty where there is none.
-fs::path longest_copy(const fs::path& folder) {
-  fs::path longest;
-  if (!fs::is_directory(folder)) return longest;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename();
-    if (!name.starts_with("ledger.") || !name.ends_with(".jsonl") || !entry.is_regular_file()) continue;
-    if (longest.empty() || entry.file_size() > fs::file_size(longest)) longest = entry.path();
-  }
-  return longest;
-}
-
-void look_into(const fs::path& place, Places& places) {
-  size_t found = 0;
-  const auto look_at = [&](const fs::path& folder) {
-    if (fs::exists(folder / kLedgerFile)) {
-      places.ledgers.insert(fs::canonical(folder / kLedgerFile));
-      ++found;
-    } else if (const fs::path copy = longest_copy(folder); !copy.empty()) {
-      places.ledgers.insert(fs::canonical(copy));
-      ++found;
-    } else if (fs::is_directory(folder / "checkpoints")) {
-      places.without_ledger.push_back(folder);
-      ++found;
-    }
-  };
-  look_at(place);
-  for (const auto& entry :
-       fs::recursive_directory_iterator(place, fs::directory_options::follow_directory_symlink)) {
-    if (entry.is_directory()) look_at(entry.path());
-  }
-  if (found == 0) {
-    throw IoError("the folder '" + place.string() + "' holds no " + kLedgerFile +
-                  ": name run folders, ledger files or folders above them");
-  }
-}
-
-Places find_ledgers(const std::vector<fs::path>& names) {
-  Places places;
-  for (const fs::path& place : names) {
-    try {
-      if (fs::is_directory(place)) {
-        look_into(place, places);
-      } else {
-        places.ledgers.insert(fs::canonical(place));
-      }
-    } catch (const fs::filesystem_error& error) {
-      throw IoError("cannot look for ledgers in '" + place.string() + "': " + error.code().message());
-    }
-  }
-  return places;
-}
 
 std::string text_field(const json& object, const char* name) {
   return object.is_object() && object.contains(name) && object.at(name).is_string()
@@ -106,7 +47,7 @@ class Charges {
     });
     named = false;
     if (chain.torn_tail) count("tail", planned);
-    run.planned_rest = std::max<int64_t>(0, run.report.planned_steps - run.report.steps);
+    if (run.may_go_on) run.planned_rest = std::max<int64_t>(0, run.report.planned_steps - run.report.steps);
     planned_[planned.dump()] += run.planned_rest;
   }
 
@@ -129,8 +70,9 @@ class Charges {
 };
 
 // Empty where the ledger is intact and says which data set it belongs to.
-std::string read_run(const fs::path& ledger, JointRun& run) {
-  run.ledger = ledger;
+std::string read_run(const FoundLedger& found, JointRun& run) {
+  const fs::path& ledger = run.ledger = found.file;
+  run.may_go_on = found.may_go_on;
   try {
     run.report = verify_ledger(ledger.filename() == kLedgerFile ? ledger.parent_path() : ledger);
   } catch (const IoError& error) {
@@ -184,12 +126,12 @@ JointReport joint_ledgers(const std::string& dataset_id, const std::vector<fs::p
   JointReport joint;
   joint.dataset_id = dataset_id;
   joint.epsilon = joint.epsilon_charged = std::numeric_limits<double>::infinity();
-  const Places found = find_ledgers(places);
+  const LedgerSearch found = find_ledgers(places);
   if (!found.without_ledger.empty()) {
     joint.refusal = "the folder '" + found.without_ledger.front().string() +
                     "' has checkpoints and no ledger: what was released from there is not known";
   }
-  for (const fs::path& ledger : found.ledgers) {
+  for (const FoundLedger& ledger : found.ledgers) {
     JointRun run;
     const std::string problem = read_run(ledger, run);
     if (!problem.empty()) {

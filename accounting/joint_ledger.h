@@ -4,8 +4,8 @@
 // lines at its beginning, digest for digest. Each line charges once, however many ledgers hold it, and every
 // tail charges. This rests on the random id of each process start: without it two forks that continue alike
 // would write the same lines for different releases, so charges after a start without an id count once per
-// file. A folder without ledger.jsonl in which ranks of a run between owners keep copies of it counts by the
-// longest of these.
+// file. The copies that ranks of a run between owners keep (ledger_files.h) count in the same way: a copy
+// that is behind adds nothing, one that is ahead or that contradicts another adds its tail.
 //
 // Nothing makes the joint number smaller: a ledger that cannot be read or verified, or that names no data
 // set, may belong to this one, and refuses it; so do a run without privacy and runs of different relations.
@@ -24,8 +24,9 @@ struct JointRun {
   std::string run_id;
   std::string dataset_id;  // several joined by '+' where ranks hold records of their own
   LedgerReport report;
+  bool may_go_on = true;     // as FoundLedger has it
   int64_t own_charges = 0;   // not in a ledger that was listed before
-  int64_t planned_rest = 0;  // steps that it has still to charge
+  int64_t planned_rest = 0;  // steps that it has still to charge; 0 where it may not go on
 };
 
 struct JointReport {

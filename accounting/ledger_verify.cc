@@ -8,6 +8,7 @@
 #include "accounting/accountant.h"
 #include "accounting/event.h"
 #include "accounting/ledger_chain.h"
+#include "accounting/ledger_files.h"
 #include "accounting/share_ledger.h"
 #include "accounting/text_file.h"
 #include "src/base/error.h"
@@ -209,7 +210,7 @@ LedgerReport verify_ledger_text(const std::string& text, const std::vector<Ledge
 
 LedgerReport verify_ledger(const std::filesystem::path& run, std::vector<LedgerAnchor> anchors) {
   if (!std::filesystem::is_directory(run)) return verify_ledger_text(read_text_file(run), anchors);
-  const std::string text = read_text_file(run / "ledger.jsonl");
+  const std::string text = read_text_file(run / kLedgerFile);
   std::string problem;
   try {
     for (LedgerAnchor& anchor : checkpoint_anchors(run)) anchors.push_back(std::move(anchor));

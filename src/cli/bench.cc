@@ -145,19 +145,19 @@ int bench_step(const Arguments& arguments) {
   const double seconds = median(with_privacy), other = median(baseline),
                release_share = median(releases) / seconds;
   if (json) {
-    const nlohmann::json result = {{"case", name},
-                                   {"seconds", seconds},
-                                   {"baseline", "the same engine and optimizer without clipping and noise"},
-                                   {"baseline_seconds", other},
-                                   {"ratio", seconds / other},
-                                   {"release_share", release_share},
-                                   {"repeats", repeats},
-                                   {"peak_rss_mib", peak},
-                                   {"baseline_peak_rss_mib", baseline_peak},
-                                   {"numerics", spec.numerics},
-                                   {"parameters", shape.parameter_count()},
-                                   {"all_seconds", with_privacy},
-                                   {"all_baseline_seconds", baseline}};
+    nlohmann::json result = {{"case", name},
+                             {"seconds", seconds},
+                             {"baseline", "the same engine and optimizer without clipping and noise"},
+                             {"baseline_seconds", other},
+                             {"ratio", seconds / other},
+                             {"repeats", repeats},
+                             {"peak_rss_mib", peak},
+                             {"baseline_peak_rss_mib", baseline_peak},
+                             {"numerics", spec.numerics},
+                             {"parameters", shape.parameter_count()},
+                             {"all_seconds", with_privacy},
+                             {"all_baseline_seconds", baseline}};
+    if (spec.release) result["release_share"] = release_share;
     std::cout << nlohmann::json{{"machine",
                                  {{"cpu", processor_name()},
                                   {"threads", threads == 0 ? std::thread::hardware_concurrency()
@@ -168,9 +168,10 @@ int bench_step(const Arguments& arguments) {
   } else {
     std::cout << name << " on " << processor_name() << "\n"
               << std::fixed << std::setprecision(3) << "  private      " << seconds << " s, "
-              << std::setprecision(0) << peak << " MiB\n"
-              << "  of it noise and optimizer: " << 100 * release_share << " %\n"
-              << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
+              << std::setprecision(0) << peak << " MiB\n";
+    if (spec.release)
+      std::cout << std::setprecision(1) << "  of it noise and optimizer: " << 100 * release_share << " %\n";
+    std::cout << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
               << baseline_peak << " MiB\n"
               << std::setprecision(3) << "  ratio        " << seconds / other << " (medians of " << repeats
               << " in turn)\n";

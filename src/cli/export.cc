@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "accounting/ledger_files.h"
 #include "accounting/ledger_verify.h"
 #include "src/base/error.h"
 #include "src/base/file.h"
@@ -24,7 +25,7 @@ constexpr const char* kPrivacyFile = "PRIVACY.json";
 fs::path run_of(const fs::path& checkpoint) {
   fs::path folder = fs::weakly_canonical(checkpoint);
   for (int level = 0; level < 3; ++level, folder = folder.parent_path())
-    if (fs::exists(folder / "ledger.jsonl")) return folder;
+    if (fs::exists(folder / accounting::kLedgerFile)) return folder;
   return {};
 }
 

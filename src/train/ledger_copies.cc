@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "accounting/ledger_chain.h"
+#include "accounting/ledger_files.h"
 #include "accounting/text_file.h"
 #include "comm/secagg/identity.h"
 #include "src/base/plant.h"
@@ -80,7 +81,7 @@ std::optional<fs::path> ledger_copy_of(const plan::Config& config, int rank) {
   if (config.aggregation.mode != "masked") return std::nullopt;
   const auto list = comm::secagg::AllowList::load(config.aggregation.allow_list);
   const std::string id = comm::secagg::to_hex(list.entry(rank).public_key).substr(0, kNameDigits);
-  return fs::path(config.output.dir) / ("ledger." + id + ".jsonl");
+  return fs::path(config.output.dir) / accounting::ledger_copy_name(id);
 }
 
 void refuse_existing_copy(const fs::path& copy) {
@@ -100,7 +101,7 @@ std::string longest_ledger(comm::Communicator& communicator, const fs::path& cop
     if (mine.text.empty())
       std::cerr << "warning: rank " << rank << " has no copy '" << copy.string()
                 << "' of this run's ledger: it cannot vouch for what was charged before this start\n";
-    if (rank == 0) ledger = read_ledger(copy.parent_path() / "ledger.jsonl", rank);
+    if (rank == 0) ledger = read_ledger(copy.parent_path() / accounting::kLedgerFile, rank);
     if (rank == 0) mine = longer_of(ledger, mine);
   });
   const int holder = holder_of_longest(communicator, mine.text);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "accounting/ledger_chain.h"
+#include "accounting/ledger_files.h"
 #include "src/base/check.h"
 #include "src/base/file.h"
 #include "src/base/watchdog.h"
@@ -178,7 +179,7 @@ void refuse_existing_output(const RunSetup& setup) {
 
 // `longest`: what the ranks of a run that is continued know of its ledger; empty where they keep no copies.
 accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options, const std::string& longest) {
-  const fs::path path = setup.run_dir / "ledger.jsonl";
+  const fs::path path = setup.run_dir / accounting::kLedgerFile;
   if (options.resume) {
     if (!fs::exists(path))
       throw StateError(

@@ -55,6 +55,10 @@ class JointLedger : public ::testing::Test {
     Ledger ledger = Ledger::resume(folder_ / (name + "/ledger.jsonl"));
     go_on(ledger, start_id, charges);
   }
+  std::string without_last_line(const std::string& name) const {
+    const std::string text = read_text(folder_ / name);
+    return text.substr(0, text.rfind('\n', text.size() - 2) + 1);
+  }
   JointReport joint(double delta = 0) const { return joint_ledgers(kDataset, {folder_.path()}, delta); }
   static double epsilon_of_steps(int64_t count, double delta = 1e-5) {
     return epsilon_of(event_from_json(event()), count, delta).epsilon;
@@ -104,11 +108,60 @@ TEST_F(JointLedger, CopiesOfRanksCountWhereThereIsNoLedger) {
   make_run("run", fields("run"), 4);
   fs::create_directories(folder_ / "own");
   fs::rename(folder_ / "run/ledger.jsonl", folder_ / "own/ledger.00.jsonl");
-  const std::string text = read_text(folder_ / "own/ledger.00.jsonl");
-  write_text(folder_ / "own/ledger.11.jsonl", text.substr(0, text.rfind('\n', text.size() - 2) + 1));
+  write_text(folder_ / "own/ledger.11.jsonl", without_last_line("own/ledger.00.jsonl"));
   EXPECT_EQ(joint().runs.size(), 1u);
   EXPECT_EQ(joint().epsilon_charged, epsilon_of_steps(4));
   EXPECT_EQ(joint().epsilon, epsilon_of_steps(10));
+}
+
+TEST_F(JointLedger, CopyThatIsAheadOfItsLedgerAddsItsLines) {
+  make_run("run", fields("run"), 4);
+  write_text(folder_ / "run/ledger.00.jsonl", read_text(folder_ / "run/ledger.jsonl"));
+  EXPECT_EQ(joint().runs.size(), 1u) << "an equal copy says nothing";
+  write_text(folder_ / "run/ledger.jsonl", without_last_line("run/ledger.00.jsonl"));
+  EXPECT_EQ(joint().epsilon_charged, epsilon_of_steps(4));
+  EXPECT_EQ(joint().epsilon, epsilon_of_steps(10)) << "what is planned is planned once";
+}
+
+TEST_F(JointLedger, CopiesThatContradictEachOtherCountBothTails) {
+  make_run("run", fields("run"), 4);
+  fork("run", "other", "second", 5);
+  resume("run", "first", 2);
+  for (const char* with_ledger : {"yes", "no"}) {
+    const bool keeps = with_ledger == std::string("yes");
+    fs::rename(folder_ / (keeps ? "other/ledger.jsonl" : "run/ledger.jsonl"),
+               folder_ / (keeps ? "run/ledger.00.jsonl" : "run/ledger.11.jsonl"));
+    const JointReport report = joint();
+    EXPECT_EQ(report.refusal, "");
+    EXPECT_EQ(report.epsilon_charged, epsilon_of_steps(4 + 5 + 2)) << with_ledger;
+    EXPECT_EQ(report.epsilon, epsilon_of_steps(4 + 5 + 2 + (10 - 6) + (10 - 9))) << with_ledger;
+  }
+}
+
+// Folders of one run on hosts of their own, gathered under one; a crash left rank 0 behind.
+TEST_F(JointLedger, CopiesInFoldersOfTheirOwnPlanNothingOfTheirOwn) {
+  make_run("run/0", fields("run"), 4);
+  const std::string behind = read_text(folder_ / "run/0/ledger.jsonl");
+  resume("run/0", "later", 2);
+  for (const char* rank : {"1", "2"}) {
+    fs::create_directories(folder_ / "run" / rank);
+    fs::copy(folder_ / "run/0/ledger.jsonl",
+             folder_ / "run" / rank / ("ledger.1" + std::string(rank) + ".jsonl"));
+  }
+  EXPECT_EQ(joint().runs.size(), 1u);
+  EXPECT_EQ(joint().epsilon, epsilon_of_steps(10));
+  write_text(folder_ / "run/0/ledger.jsonl", behind);
+  EXPECT_EQ(joint().runs.size(), 2u);
+  EXPECT_EQ(joint().epsilon_charged, epsilon_of_steps(6));
+  EXPECT_EQ(joint().epsilon, epsilon_of_steps(6 + (10 - 4))) << "rank 0's folder may go on from what it has";
+}
+
+// A fork that stands still is not taken for a copy: it may go on by itself.
+TEST_F(JointLedger, CopiedRunFolderPlansTheRestAgain) {
+  make_run("run", fields("run"), 4);
+  fs::copy(folder_ / "run", folder_ / "copy", fs::copy_options::recursive);
+  EXPECT_EQ(joint().epsilon_charged, epsilon_of_steps(4));
+  EXPECT_EQ(joint().epsilon, epsilon_of_steps(4 + 6 + 6));
 }
 
 TEST_F(JointLedger, TornLinesCharge) {

@@ -7,47 +7,29 @@
 #include "src/train/collective.h"
 #include "src/train/run_keys.h"
 #include "src/train/trainer.h"
-#include "tests/support/mpi_world.h"
 #include "tests/support/tiny_run.h"
+#include "tests/support/wiretap.h"
 
 namespace dpfa::train {
 namespace {
 
 using testing::world;
 
-// The ranks of a test as the code under test sees them, with what rank 1 receives in broadcasts altered.
-class AlteredWorld : public comm::Communicator {
+// The ranks of a test, with what rank 1 receives in broadcasts altered. Counts the sums of gradients.
+class AlteredWorld : public testing::Wiretap {
  public:
   std::function<void(std::span<std::byte>)> alter = [](std::span<std::byte>) {};
+  int sums = 0;
 
-  int rank() const override { return world().rank(); }
-  int size() const override { return world().size(); }
-  int local_rank() const override { return world().local_rank(); }
-  int local_size() const override { return world().local_size(); }
-  std::string_view backend() const override { return "mpi"; }
-  void all_reduce_sum(std::span<int32_t> values) override { world().all_reduce_sum(values); }
-  void all_reduce_sum(std::span<int64_t> values) override { world().all_reduce_sum(values); }
+  using Wiretap::all_reduce_sum;
   void all_reduce_sum(std::span<uint32_t> values) override {
     ++sums;
-    world().all_reduce_sum(values);
+    Wiretap::all_reduce_sum(values);
   }
-  void all_reduce_sum(std::span<uint64_t> values) override { world().all_reduce_sum(values); }
-  void all_reduce_sum(std::span<float> values) override { world().all_reduce_sum(values); }
-  void all_reduce_max(std::span<int64_t> values) override { world().all_reduce_max(values); }
   void broadcast(std::span<std::byte> bytes, int root) override {
-    world().broadcast(bytes, root);
+    Wiretap::broadcast(bytes, root);
     if (rank() == 1) alter(bytes);
   }
-  std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override {
-    return world().all_gather(bytes);
-  }
-  void barrier() override { world().barrier(); }
-  [[noreturn]] void abort(int exit_code) override {
-    world().abort(exit_code);
-    std::abort();
-  }
-
-  int sums = 0;
 };
 
 class Disagreement : public ::testing::Test {
