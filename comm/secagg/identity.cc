@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -158,8 +159,18 @@ AllowList AllowList::load(const std::filesystem::path& file) {
 
 Bytes32 AllowList::digest() const {
   Context context("dpfa/secagg/allow-list");
-  for (const Entry& entry : entries_) context.add(entry.public_key);
+  for (const Entry& entry : entries_) {
+    const auto* owner = reinterpret_cast<const uint8_t*>(entry.owner.data());
+    context.add(entry.public_key).add(entry.owner.size()).add(std::span(owner, entry.owner.size()));
+  }
   return secagg::digest(context.bytes());
+}
+
+int AllowList::most_ranks_of_an_owner() const {
+  std::map<std::string, int> ranks;
+  int most = 0;
+  for (const Entry& entry : entries_) most = std::max(most, ++ranks[entry.owner]);
+  return most;
 }
 
 std::string allow_list_line(int rank, const Bytes32& public_key, std::string_view owner) {

@@ -57,8 +57,10 @@ class AllowList {
 
   int size() const { return static_cast<int>(entries_.size()); }
   const Entry& entry(int rank) const { return entries_.at(static_cast<size_t>(rank)); }
-  // Of ranks and keys; owners are labels and do not count.
+  // Of ranks, keys and owners.
   Bytes32 digest() const;
+  // The ranks of the owner that has most of them.
+  int most_ranks_of_an_owner() const;
 
  private:
   std::vector<Entry> entries_;

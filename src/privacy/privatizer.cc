@@ -66,8 +66,8 @@ NoisyGradient Privatizer::release_shares(ClippedSum sum, int64_t step, int64_t d
   try {
     sum_over_ranks_.sum(draw, /*attempt=*/0, sum.sum_.span(), contribute);
   } catch (const CommError&) {
-    if (!DPFA_PLANT("retry_same_batch")) throw;
-    charge(step, draw);
+    if (!DPFA_PLANT("retry_same_batch") && !DPFA_PLANT("retry_without_charge")) throw;
+    if (DPFA_PLANT("retry_same_batch")) charge(step, draw);
     sum_over_ranks_.sum(draw, /*attempt=*/1, sum.sum_.span());
   }
   // The sum has its noise: none is added when it is read.

@@ -118,11 +118,12 @@ std::string longest_ledger(comm::Communicator& communicator, const fs::path& cop
 }
 
 void share_ledger(comm::Communicator& communicator, const std::optional<fs::path>& copy,
-                  std::optional<accounting::Ledger>& ledger) {
+                  std::optional<accounting::Ledger>& ledger, const std::function<void()>& accept) {
   const bool first = communicator.rank() == 0;
   const std::string text = broadcast_text(communicator, first ? ledger->text() : "");
   on_every_rank(communicator, [&] {
     if (!first) ledger = accounting::Ledger::in_memory_from_text(text);
+    if (accept) accept();
     if (!copy) return;
     std::error_code error;
     fs::create_directories(copy->parent_path(), error);

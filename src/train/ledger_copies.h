@@ -11,6 +11,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -36,8 +37,8 @@ std::string longest_ledger(comm::Communicator& communicator, const std::filesyst
 
 // Collective, at every start: what rank 0 goes on with, in `ledger` on every rank, and with a copy that is
 // kept up from now on. Throws AgreedError on every rank where one's copy holds anything that rank 0's ledger
-// does not begin with, or cannot be written.
+// does not begin with, or cannot be written, or where `accept`, called before anything is written, throws.
 void share_ledger(comm::Communicator& communicator, const std::optional<std::filesystem::path>& copy,
-                  std::optional<accounting::Ledger>& ledger);
+                  std::optional<accounting::Ledger>& ledger, const std::function<void()>& accept = {});
 
 }  // namespace dpfa::train

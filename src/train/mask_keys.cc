@@ -19,7 +19,7 @@ std::string shared_configuration(const plan::Config& config) {
 }
 
 std::optional<SessionKeys> make_mask_keys(comm::Communicator& communicator, const plan::PrivacyPlan& plan,
-                                          const plan::Config& config, int64_t parameters) {
+                                          const plan::Config& config, comm::secagg::Terms terms) {
   const plan::AggregationConfig& aggregation = config.aggregation;
   if (plan.aggregation_mode() != "masked") return std::nullopt;
   std::optional<Identity> identity;
@@ -27,12 +27,19 @@ std::optional<SessionKeys> make_mask_keys(comm::Communicator& communicator, cons
   on_every_rank(communicator, [&] {
     allow_list = AllowList::load(aggregation.allow_list);
     identity = Identity::load(aggregation.identity);
+    // Ranks of one owner pool what they know whether they want to or not.
+    const int most = allow_list->most_ranks_of_an_owner();
+    if (aggregation.colluding_ranks > 0 && most > aggregation.colluding_ranks)
+      throw Unsupported("an owner of the allow-list '" + aggregation.allow_list + "' has " +
+                        std::to_string(most) + " ranks and aggregation.colluding_ranks is " +
+                        std::to_string(aggregation.colluding_ranks) +
+                        ": the claim against colluding ranks would not cover that owner alone; give every "
+                        "owner fewer ranks, or raise colluding_ranks");
   });
   const auto shares = plan.noise_shares();
-  const comm::secagg::Terms terms = {{"the privacy plan", plan.digest()},
-                                     {"the configuration", shared_configuration(config)},
-                                     {"the number of parameters", std::to_string(parameters)},
-                                     {"lane_bits", std::to_string(shares ? shares->lane_bits : 32)}};
+  terms.emplace_back("the privacy plan", plan.digest());
+  terms.emplace_back("the configuration", shared_configuration(config));
+  terms.emplace_back("lane_bits", std::to_string(shares ? shares->lane_bits : 32));
   std::optional<SessionKeys> keys;
   try {
     keys = agree_on_keys(communicator, *identity, *allow_list, static_cast<int>(aggregation.colluding_ranks),

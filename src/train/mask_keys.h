@@ -12,14 +12,17 @@
 
 namespace dpfa::train {
 
-// The text of what all ranks must be given alike: not [runtime], and not where the key files lie.
+// The text of what all ranks must be given alike: of [runtime] constant_step_slots alone, and not where the
+// key files lie.
 std::string shared_configuration(const plan::Config& config);
 
-// Collective; nothing where the plan sums in plain text. Throws AgreedError on every rank: files that cannot
-// be read, identities that do not fit the allow-list, configurations that differ; IntegrityError where keys
-// cannot be confirmed.
+// Collective; nothing where the plan sums in plain text. `terms`: what all ranks must have alike beside the
+// plan and the configuration. Throws AgreedError on every rank: files that cannot be read, identities that do
+// not fit the allow-list, an owner with more ranks than may collude, terms that differ; IntegrityError where
+// keys cannot be confirmed.
 std::optional<comm::secagg::SessionKeys> make_mask_keys(comm::Communicator& communicator,
                                                         const plan::PrivacyPlan& plan,
-                                                        const plan::Config& config, int64_t parameters);
+                                                        const plan::Config& config,
+                                                        comm::secagg::Terms terms);
 
 }  // namespace dpfa::train

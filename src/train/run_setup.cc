@@ -215,6 +215,20 @@ json start_fields(const RunSetup& setup, int ranks) {
   return fields;
 }
 
+// Rank 0 wrote the line: every other rank holds it to what it would have written itself.
+void refuse_foreign_start(const RunSetup& setup, int ranks) {
+  json last;
+  const auto visit = [&](const json& line) {
+    if (line.at("kind") == "start") last = line;
+  };
+  accounting::read_chain(setup.ledger->text(), visit);
+  const json own = start_fields(setup, ranks);
+  for (const auto& [name, value] : own.items())
+    if (name != "id" && (!last.contains(name) || last.at(name) != value))
+      throw StateError("the start line that rank 0 wrote in the ledger has another " + name +
+                       " than this rank's: the ranks must not go on together");
+}
+
 void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator) {
   std::optional<fs::path> copy;
   on_every_rank(communicator, [&] {
@@ -230,14 +244,30 @@ void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& co
     go_on_with_these_ranks(setup);
     setup.ledger->start(start_fields(setup, communicator.size()));
   });
-  share_ledger(communicator, copy, setup.ledger);
-  if (communicator.rank() != 0) go_on_with_these_ranks(setup);
+  share_ledger(communicator, copy, setup.ledger, [&] {
+    if (communicator.rank() == 0) return;
+    refuse_foreign_ledger(setup, *setup.ledger, options);
+    go_on_with_these_ranks(setup);
+    refuse_foreign_start(setup, communicator.size());
+  });
   if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
 }
 
+// What decides which collectives a rank takes part in, and which stamps its run gets. Where the run folder
+// lies is each host's own matter.
+std::string shared_options(const RunOptions& options) {
+  std::string text = "resume=" + std::to_string(options.resume) +
+                     " dry_run=" + std::to_string(options.dry_run) +
+                     " debug_nonprivate=" + std::to_string(options.debug_nonprivate);
+  if (options.insecure_seed) text += " insecure_seed=" + std::to_string(*options.insecure_seed);
+  return text;
+}
+
 // Every host may have its own copy of the file, and a learning rate is in no plan.
-void agree_on_configuration(const RunSetup& setup, comm::Communicator& communicator) {
-  const std::string mine = shared_configuration(setup.config), first = broadcast_text(communicator, mine);
+void agree_on_configuration(const RunSetup& setup, const RunOptions& options,
+                            comm::Communicator& communicator) {
+  const std::string mine = shared_configuration(setup.config) + shared_options(options),
+                    first = broadcast_text(communicator, mine);
   on_every_rank(communicator, [&] {
     if (mine != first)
       throw ConfigError(
@@ -247,16 +277,16 @@ void agree_on_configuration(const RunSetup& setup, comm::Communicator& communica
 }
 
 // Ranks with different plans, ledgers or weights must not train together.
-void agree_on_start(RunSetup& setup, comm::Communicator& communicator) {
+void agree_on_start(RunSetup& setup, const std::string& weights, comm::Communicator& communicator) {
   state_agreed([&] {
     privacy::agree(communicator, {.step = 0,
                                   .draw = setup.ledger->last_draw() + 1,
                                   .plan_digest = setup.plan->digest(),
                                   .ledger_digest = setup.ledger->digest()});
   });
-  const std::string mine = digest_of(setup.weights.span()), first = broadcast_text(communicator, mine);
+  const std::string first = broadcast_text(communicator, weights);
   on_every_rank(communicator, [&] {
-    if (mine != first)
+    if (weights != first)
       throw StateError(
           "the initial weights are not those of rank 0: model.from must hold the same files on all hosts");
   });
@@ -311,8 +341,10 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   setup.config = options.config;
   setup.run_dir = options.config.output.dir;
   set_threads(setup.config.runtime.threads, communicator.local_size());
-  const bool measures_numerics = setup.config.privacy.numerics == "auto";
-  if (measures_numerics) setup.config.privacy.numerics = "exact";  // for the checks; decided below
+  const bool is_open = setup.config.privacy.numerics == "auto";
+  // For the checks, and where layers are recomputed, which takes the exact route alone.
+  if (is_open) setup.config.privacy.numerics = "exact";
+  const bool measures_numerics = is_open && setup.config.runtime.recompute != "layer";
 
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
@@ -326,7 +358,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     work();
   };
   watched("check the configuration and the data", [&] {
-    agree_on_configuration(setup, communicator);
+    agree_on_configuration(setup, options, communicator);
     on_every_rank(communicator, [&] {
       DPFA_CHECK(sodium_init() >= 0);
       compute_type(setup.config.runtime);
@@ -339,6 +371,15 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     setup.dataset_id = name_data(setup.config.data, *setup.train, communicator);
   });
   if (options.dry_run) {
+    if (measures_numerics) {
+      // The claim that holds either way: fp32 has the larger sensitivity.
+      setup.config.privacy.numerics = "fp32";
+      on_every_rank(communicator, derive);
+      if (communicator.rank() == 0)
+        std::cerr
+            << "numerics = auto: the run measures whether exact or fp32 is faster; stated is fp32, which "
+               "needs no less noise and claims no smaller epsilon\n";
+    }
     if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/true);
     return setup;
   }
@@ -359,10 +400,14 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   }
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
   watched("open the run", [&] {
+    const std::string weights = digest_of(setup.weights.span());
     setup.keys->masks =
-        make_mask_keys(communicator, *setup.plan, setup.config, setup.shape.parameter_count());
+        make_mask_keys(communicator, *setup.plan, setup.config,
+                       {{"the number of parameters", std::to_string(setup.shape.parameter_count())},
+                        {"the options of the command line", shared_options(options)},
+                        {"the initial weights", weights}});
     open_run(setup, options, communicator);
-    agree_on_start(setup, communicator);
+    agree_on_start(setup, weights, communicator);
   });
 
   setup.microbatch_size = choose_microbatch_size(setup, communicator.size());

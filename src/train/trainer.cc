@@ -94,7 +94,8 @@ class Trainer {
       line["eval_loss"] = *held_out_loss_;
     }
     if (plan_.is_private()) line["charges"] = setup_.ledger->charges();
-    if (evaluates && plan_.is_private()) line["epsilon"] = epsilon_charged();
+    if (evaluates && plan_.is_private() && setup_.ledger->open().at("stamps").empty())
+      line["epsilon"] = epsilon_charged();
     if (options_.debug_nonprivate && steps_->last_training_loss())
       line["nonprivate"] = {{"rank_0_training_loss", *steps_->last_training_loss()}};
     telemetry_.write(line);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "src/base/error.h"
 #include "src/base/random/dither.h"
@@ -47,11 +48,11 @@ class OneOfThree : public test::RecordingCommunicator {
   void all_reduce_sum(std::span<uint32_t> values) override {
     test::RecordingCommunicator::all_reduce_sum(values);
     sent.assign(values.begin(), values.end());
-    if (fails) throw CommError("the network is gone");
+    if (std::exchange(fails_once, false)) throw CommError("the network is gone");
     for (size_t i = 0; i < others.size(); ++i) values[i] += static_cast<uint32_t>(others[i]);
   }
   std::vector<int32_t> sent, others;
-  bool fails = false;
+  bool fails_once = false;
 
  private:
   int rank_;
@@ -155,13 +156,13 @@ TEST(SharesRelease, ChargesBeforeItAgreesAndAgreesBeforeItSums) {
 TEST(SharesRelease, ARetryIsANewStepWithANewDrawAChargeAndFreshNoise) {
   Rank rank(1);
   const std::vector<int32_t> sum(kParameters, 7);
-  rank.communicator.fails = true;
+  rank.communicator.fails_once = true;
   EXPECT_THROW(rank.release(sum), CommError);
   const std::vector<int32_t> lost = rank.communicator.sent;
+  EXPECT_EQ(rank.communicator.calls, (std::vector<std::string>{"gather", "sum"})) << "what failed came again";
   EXPECT_EQ(rank.ledger.charges(), 1);
   EXPECT_EQ(rank.privatizer.next_draw(), 1);
   EXPECT_THROW(rank.privatizer.release(ClippedSumAccess::make(sum), 0, 0), InternalError) << "the same draw";
-  rank.communicator.fails = false;
   rank.release(sum);
   EXPECT_EQ(rank.ledger.charges(), 2);
   int64_t equal = 0;

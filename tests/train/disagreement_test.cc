@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 
+#include "accounting/ledger_chain.h"
 #include "src/train/collective.h"
 #include "src/train/run_keys.h"
 #include "src/train/trainer.h"
@@ -13,6 +14,7 @@
 namespace dpfa::train {
 namespace {
 
+using nlohmann::json;
 using testing::world;
 
 // The ranks of a test, with what rank 1 receives in broadcasts altered. Counts the sums of gradients.
@@ -32,6 +34,22 @@ class AlteredWorld : public testing::Wiretap {
   }
 };
 
+// The lines of a ledger, changed, in an intact chain.
+std::string retold(const std::string& text, const std::function<void(json&)>& change) {
+  std::string result, prev = accounting::kNoDigest;
+  int64_t seq = 0;
+  const accounting::Chain chain = accounting::read_chain(text, [&](json line) {
+    const std::string kind = line.at("kind");
+    for (const char* name : {"seq", "prev", "kind", "digest"}) line.erase(name);
+    change(line);
+    std::string digest;
+    result += accounting::chained_line(seq++, prev, kind, line, &digest) + "\n";
+    prev = digest;
+  });
+  EXPECT_TRUE(chain.valid);
+  return result;
+}
+
 class Disagreement : public ::testing::Test {
  protected:
   Disagreement() {
@@ -46,16 +64,16 @@ class Disagreement : public ::testing::Test {
     config.runtime = {};
     return config;
   }
-  Outcome train(comm::Communicator& communicator) const {
-    RunOptions options;
+  Outcome train(comm::Communicator& communicator, RunOptions options = {}) const {
     options.config = config_;
     return run_training(options, communicator);
   }
-  void expect_stop(comm::Communicator& communicator, int expected_code, const std::string& words) {
+  void expect_stop(comm::Communicator& communicator, int expected_code, const std::string& words,
+                   const RunOptions& options = {}) {
     int code = 0;
     std::string sentence;
     try {
-      train(communicator);
+      train(communicator, options);
     } catch (const AgreedError& error) {
       code = static_cast<int>(error.code());
       sentence = error.what();
@@ -93,10 +111,10 @@ TEST_F(Disagreement, InThePlanOfOneRankStopsAllRanks) {
   altered.alter = [&](std::span<std::byte> bytes) {
     const std::string own = plan::to_ini(without_runtime(config_));
     const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    if (text.starts_with("[model]") && own.size() == text.size())
+    if (text.starts_with("[model]") && own.size() <= text.size())
       std::memcpy(bytes.data(), own.data(), own.size());
   };
-  expect_stop(altered, 5, "privacy plan on rank 1");
+  expect_stop(altered, 5, "rank 1: the privacy plan of this configuration is not that of the ledger");
   EXPECT_EQ(altered.sums, 0);
 }
 
@@ -121,6 +139,46 @@ TEST_F(Disagreement, InTheLedgerOfOneRankStopsAllRanks) {
   };
   expect_stop(altered, 5, "rank 1");
   EXPECT_EQ(altered.sums, 0);
+}
+
+TEST_F(Disagreement, InTheOptionsOfOneRankStopsAllRanks) {
+  RunOptions with_stamp;
+  with_stamp.debug_nonprivate = world().rank() == 1;
+  AlteredWorld altered;
+  expect_stop(altered, 2, "rank 1: this rank was given another configuration", with_stamp);
+  EXPECT_EQ(altered.sums, 0);
+}
+
+// A rank 0 that lies writes a ledger of intact lines, for other terms than the other ranks were given.
+TEST_F(Disagreement, InTheLinesThatRankZeroWritesStopsAllRanks) {
+  const std::pair<std::string, std::function<void(json&)>> lies[] = {
+      {"belongs to dataset",
+       [](json& line) {
+         if (line.contains("dataset_id")) line["dataset_id"] = std::string(32, '0');
+       }},
+      {"the privacy plan of this configuration",
+       [](json& line) {
+         if (line.contains("plan_digest")) line["plan_digest"] = std::string(64, '0');
+       }},
+      {"another world_size",
+       [](json& line) {
+         if (line.contains("world_size")) line["world_size"] = 3;
+       }},
+  };
+  const std::string dir = config_.output.dir;
+  for (const auto& [words, lie] : lies) {
+    AlteredWorld altered;
+    altered.alter = [&lie = lie](std::span<std::byte> bytes) {
+      const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      if (!text.starts_with('{') || text.find("\"kind\":\"open\"") == std::string::npos) return;
+      const std::string told = retold(text, lie);
+      ASSERT_EQ(told.size(), text.size());
+      std::memcpy(bytes.data(), told.data(), told.size());
+    };
+    config_.output.dir = dir + words.substr(0, 10);
+    expect_stop(altered, 5, words);
+    EXPECT_EQ(altered.sums, 0);
+  }
 }
 
 TEST_F(Disagreement, OfNoRankTrains) {

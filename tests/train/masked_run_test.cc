@@ -35,7 +35,7 @@ class MaskedRun : public ::testing::Test {
     for (int rank = 0; rank < world().size(); ++rank) {
       comm::secagg::Bytes32 key;
       std::memcpy(key.data(), keys.data() + key.size() * static_cast<size_t>(rank), key.size());
-      list += comm::secagg::allow_list_line(rank, key, "owner") + "\n";
+      list += comm::secagg::allow_list_line(rank, key, "owner" + std::to_string(rank)) + "\n";
     }
     testing::write_text(folder_ / "allow_list", list);
     world().barrier();

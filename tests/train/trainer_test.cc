@@ -89,15 +89,22 @@ TEST_F(PrivateRun, WritesNothingThatDependsOnTheRecordsButWeights) {
 
 TEST_F(PrivateRun, HasMetricsOfPublicFieldsOnly) {
   testing::write_dataset(folder_ / "public", made_records(5, /*series=*/2));
-  RunOptions options{.config = config("run"), .debug_nonprivate = true};
-  options.config.data.eval = folder_ / "public";
-  options.config.data.eval_is_public = true;
-  options.config.train.eval_every = 2;
-  ASSERT_EQ(run(options), Outcome::kFinished);
-  std::set<std::string> keys;
-  for (const json& line : read_json_lines(run_dir("run") / "metrics.jsonl"))
-    for (const auto& [key, value] : line.items()) keys.insert(key);
-  EXPECT_EQ(keys, (std::set<std::string>{"charges", "epsilon", "eval_loss", "learning_rate", "step"}));
+  const auto keys_of = [&](const std::string& name, std::optional<uint64_t> seed, bool debug) {
+    RunOptions options{.config = config(name), .insecure_seed = seed, .debug_nonprivate = debug};
+    options.config.data.eval = folder_ / "public";
+    options.config.data.eval_is_public = true;
+    options.config.train.eval_every = 2;
+    EXPECT_EQ(run(options), Outcome::kFinished);
+    std::set<std::string> keys;
+    for (const json& line : read_json_lines(run_dir(name) / "metrics.jsonl"))
+      for (const auto& [key, value] : line.items()) keys.insert(key);
+    return keys;
+  };
+  std::set<std::string> keys = {"charges", "epsilon", "eval_loss", "learning_rate", "step"};
+  EXPECT_EQ(keys_of("run", {}, false), keys);
+  keys.erase("epsilon");
+  EXPECT_EQ(keys_of("debug", {}, true), keys) << "a run that is stamped NOT PRIVATE states no epsilon";
+  EXPECT_EQ(keys_of("seed", 3, false), keys) << "a run that is stamped NOT PRIVATE states no epsilon";
 }
 
 TEST_F(PrivateRun, IsTheSameWithAndWithoutARecordWhoseLossIsNotFinite) {

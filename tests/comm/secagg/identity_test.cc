@@ -86,11 +86,15 @@ TEST_F(AllowLists, NameKeyAndOwnerOfEachRankInAnyOrder) {
   EXPECT_EQ(list.digest(), AllowList::parse(line_a_ + line_b_, "x").digest());
 }
 
-TEST_F(AllowLists, OfOtherKeysOrAnotherOrderHaveAnotherDigest) {
+TEST_F(AllowLists, OfOtherKeysOwnersOrAnotherOrderHaveAnotherDigest) {
   const AllowList list = AllowList::parse(line_a_ + line_b_, "x");
   EXPECT_NE(list.digest(), AllowList::parse(line_a_, "x").digest());
   EXPECT_NE(list.digest(),
             AllowList::parse(allow_list_line(0, b_, "n") + "\n" + allow_list_line(1, a_, "s"), "x").digest());
+  const AllowList renamed = AllowList::parse(line_a_ + allow_list_line(1, b_, "north"), "x");
+  EXPECT_NE(list.digest(), renamed.digest());
+  EXPECT_EQ(list.most_ranks_of_an_owner(), 1);
+  EXPECT_EQ(renamed.most_ranks_of_an_owner(), 2);
 }
 
 TEST_F(AllowLists, ThatAreWrongAreRefusedWithTheirLine) {
