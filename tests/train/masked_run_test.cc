@@ -104,6 +104,22 @@ TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
   EXPECT_EQ(read_text(*ledger_copy_of(run.config, world().rank())), read_text(shared_ + "/run/ledger.jsonl"));
 }
 
+// An owner knows what all its ranks know: a claim against one rank would not cover it.
+TEST_F(MaskedRun, IsRefusedWhereAnOwnerHasMoreRanksThanMayCollude) {
+  RunOptions run = with_shares("run");
+  std::string list = read_text(run.config.aggregation.allow_list);
+  for (size_t at = list.find("owner1"); at != std::string::npos; at = list.find("owner1")) list[at + 5] = '0';
+  testing::write_text(run.config.aggregation.allow_list, list);
+  try {
+    run_training(run, world());
+    ADD_FAILURE() << "one owner with two ranks";
+  } catch (const AgreedError& error) {
+    EXPECT_EQ(static_cast<int>(error.code()), 6);
+    EXPECT_NE(std::string(error.what()).find("has 2 ranks"), std::string::npos) << error.what();
+  }
+  EXPECT_TRUE(testing::charges_of(shared_ + "/run").empty());
+}
+
 TEST_F(MaskedRun, OfRanksWithRecordsOfTheirOwnIsCountedOnEachOfTheirDataSets) {
   if (world().rank() == 0)
     for (int rank = 0; rank < world().size(); ++rank)
