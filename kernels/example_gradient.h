@@ -9,6 +9,7 @@
 
 #include "kernels/contribution_sink.h"
 #include "kernels/records.h"
+#include "src/base/plant.h"
 
 namespace dpfa::kernels {
 
@@ -31,7 +32,9 @@ template <typename T>
 void add_panel(const GradientRecords& records, const Panel& panel, std::span<const T> values, double factor,
                ContributionSink& sink) {
   const LinearRecord& linear = records.linears[panel.linear];
-  const int64_t stride = linear.columns(), first = linear.offset + panel.row * stride + panel.column;
+  const int64_t stride = linear.columns();
+  const int64_t column = DPFA_PLANT("panel_column_forgotten") ? 0 : panel.column;
+  const int64_t first = linear.offset + panel.row * stride + column;
   if (panel.columns == stride) return sink.add(first, values, factor);
   for (int64_t r = 0; r < panel.rows; ++r)
     sink.add(first + r * stride, values.subspan(r * panel.columns, panel.columns), factor);

@@ -126,8 +126,12 @@ int bench_step(const Arguments& arguments) {
   const double peak = child("private"), baseline_peak = child("baseline");
 
   std::vector<double> with_privacy, baseline, releases;
+  int64_t slots = 0;
+  std::string products;
   {
     train::StepBench bench(spec, /*with_private=*/true, /*without_privacy=*/true);
+    slots = bench.private_slots();
+    products = bench.baseline_products();
     for (int64_t k = 0; k <= repeats; ++k) {
       with_privacy.push_back(bench.private_seconds());
       releases.push_back(bench.release_seconds());
@@ -158,6 +162,8 @@ int bench_step(const Arguments& arguments) {
                              {"all_seconds", with_privacy},
                              {"all_baseline_seconds", baseline}};
     if (spec.release) result["release_share"] = release_share;
+    result["slots"] = slots;
+    result["baseline_products"] = products;
     std::cout << nlohmann::json{{"machine",
                                  {{"cpu", processor_name()},
                                   {"threads", threads == 0 ? std::thread::hardware_concurrency()
@@ -172,7 +178,7 @@ int bench_step(const Arguments& arguments) {
     if (spec.release)
       std::cout << std::setprecision(1) << "  of it noise and optimizer: " << 100 * release_share << " %\n";
     std::cout << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
-              << baseline_peak << " MiB\n"
+              << baseline_peak << " MiB, products of " << products << "\n"
               << std::setprecision(3) << "  ratio        " << seconds / other << " (medians of " << repeats
               << " in turn)\n";
   }

@@ -108,8 +108,13 @@ kernels::GradientRecords collect_records(Gpt2& model);
 using RecordVisitor = std::function<void(const kernels::GradientRecords&)>;
 void visit_records(Gpt2& model, const RecordVisitor& visit);
 
+// How the gradient of a matrix is formed over all rows of a batch: in one product by all threads, or panel by
+// panel, each added by one thread while it is in its cache. Which is faster depends on shapes and processor.
+enum class BatchProducts : uint8_t { kWhole, kPanels };
+
 // The visitor of runs without privacy: adds (or with `overwrite` writes) the gradient of the sum of the
 // batch's losses to `gradient` (P).
-void add_batch_gradient(Gpt2& model, bool overwrite, std::span<float> gradient);
+void add_batch_gradient(Gpt2& model, bool overwrite, std::span<float> gradient,
+                        BatchProducts products = BatchProducts::kWhole);
 
 }  // namespace dpfa::model

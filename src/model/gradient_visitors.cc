@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 
+#include "kernels/compute_type.h"
+#include "kernels/example_gradient.h"
 #include "kernels/gemm.h"
 #include "kernels/reducers.h"
 #include "src/model/gpt2.h"
@@ -75,9 +77,10 @@ class RecordStream final : public GradientVisitor {
 
 class BatchGradient final : public GradientVisitor {
  public:
-  BatchGradient(bool overwrite, std::span<float> gradient, std::span<const int64_t> offsets,
-                const plan::Gpt2Shape& shape)
+  BatchGradient(bool overwrite, BatchProducts products, std::span<float> gradient,
+                std::span<const int64_t> offsets, const plan::Gpt2Shape& shape)
       : overwrite_(overwrite),
+        products_(products),
         offsets_(offsets),
         all_rows_{0, offsets.back()},
         shape_(shape),
@@ -88,7 +91,9 @@ class BatchGradient final : public GradientVisitor {
     const int64_t rows = record.rows(), columns = record.columns();
     at::Tensor target = gradient_.narrow(0, record.offset, rows * columns).view({rows, columns});
     const at::Tensor &left = record.row_operand(), &right = record.column_operand();
-    if (record.input.scalar_type() == at::kFloat)
+    if (products_ == BatchProducts::kPanels)
+      kernels::with_compute_type(record.input.scalar_type(), [&]<typename T>() { add_panels<T>(record); });
+    else if (record.input.scalar_type() == at::kFloat)
       kernels::multiply_transposed(left, right, !overwrite_, target);
     else
       add(target, at::mm(left.t(), right));
@@ -131,7 +136,34 @@ class BatchGradient final : public GradientVisitor {
     add(gradient_.narrow(0, offset, per_example.size(1)), per_example[0]);
   }
 
+  template <typename T>
+  void add_panels(const kernels::LinearRecord& record) const {
+    kernels::GradientRecords batch;
+    batch.offsets.assign(all_rows_.begin(), all_rows_.end());
+    batch.linears.push_back(record);
+    const std::vector<kernels::Panel> panels =
+        kernels::split_into_panels(batch, c10::CppTypeToScalarType<T>::value);
+    float* matrix = gradient_.data_ptr<float>() + record.offset;
+#pragma omp parallel
+    {
+      c10::InferenceMode guard;
+      std::vector<T> values;
+#pragma omp for schedule(dynamic, 1)
+      for (const kernels::Panel& panel : panels) {
+        values.resize(static_cast<size_t>(panel.elements()));
+        kernels::panel_gradient<T>(batch, panel, 0, nullptr, values.data());
+        for (int64_t r = 0; r < panel.rows; ++r) {
+          float* row = matrix + (panel.row + r) * record.columns() + panel.column;
+          const T* from = values.data() + r * panel.columns;
+          for (int64_t c = 0; c < panel.columns; ++c)
+            row[c] = (overwrite_ ? 0 : row[c]) + static_cast<float>(from[c]);
+        }
+      }
+    }
+  }
+
   bool overwrite_;
+  BatchProducts products_;
   std::span<const int64_t> offsets_;
   std::array<int64_t, 2> all_rows_;  // the batch as one example
   plan::Gpt2Shape shape_;
@@ -153,9 +185,9 @@ void visit_records(Gpt2& model, const RecordVisitor& visit) {
   model.backward(/*keep_gradients=*/false, stream);
 }
 
-void add_batch_gradient(Gpt2& model, bool overwrite, std::span<float> gradient) {
+void add_batch_gradient(Gpt2& model, bool overwrite, std::span<float> gradient, BatchProducts products) {
   c10::InferenceMode guard;
-  BatchGradient sum(overwrite, gradient, model.offsets(), model.shape());
+  BatchGradient sum(overwrite, products, gradient, model.offsets(), model.shape());
   model.backward(/*keep_gradients=*/false, sum);
 }
 

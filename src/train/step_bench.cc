@@ -52,15 +52,19 @@ struct StepBench::State {
         root(RootKey::from_insecure_seed(1)) {
     model::initialise_gpt2(bench.shape, root.stream(Purpose::kInit), weights.span());
     model.bind(weights.span());
-    const int64_t slots = bench.slots > 0 ? bench.slots : bench.batch;
-    for (int64_t first = 0; first < bench.batch; first += slots)
-      microbatches.push_back(data::made_up_microbatch(std::min(slots, bench.batch - first), bench.sequence,
-                                                      bench.shape.vocab, first));
   }
+
+  std::vector<data::Microbatch> microbatches_of(int64_t slots) const {
+    std::vector<data::Microbatch> microbatches;
+    for (int64_t first = 0; first < spec.batch; first += slots)
+      microbatches.push_back(data::made_up_microbatch(std::min(slots, spec.batch - first), spec.sequence,
+                                                      spec.shape.vocab, first));
+    return microbatches;
+  }
+  int64_t slots() const { return spec.slots > 0 ? spec.slots : spec.batch; }
 
   StepBenchSpec spec;
   plan::PrivacyPlan plan;
-  std::vector<data::Microbatch> microbatches;
   model::Gpt2 model;
   FlatBuffer<float> weights;
   std::unique_ptr<comm::Communicator> communicator;
@@ -71,16 +75,23 @@ struct StepBench::State {
   struct Private {
     explicit Private(State& s)
         : clipper(s.plan, s.model, norm_methods({}, s.spec.sequence)),
-          privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)) {}
+          privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)),
+          slots(clipper.self_test(s.slots(), s.spec.sequence) ? s.slots() : 1),
+          microbatches(s.microbatches_of(slots)) {}
     privacy::Clipper clipper;
     privacy::Privatizer privatizer;
+    int64_t slots;
+    std::vector<data::Microbatch> microbatches;
     std::optional<Optimizer<privacy::NoisyGradient>> optimizer;
     std::optional<privacy::NoisyGradient> spent;
     std::optional<privacy::ClippedSum> sum;  // without a release: one sum that goes on growing
   };
   struct Baseline {
-    explicit Baseline(int64_t parameters) : gradient(parameters) {}
+    explicit Baseline(const State& s)
+        : gradient(s.spec.shape.parameter_count()), microbatches(s.microbatches_of(s.slots())) {}
     BaselineGradient gradient;
+    std::vector<data::Microbatch> microbatches;
+    model::BatchProducts products = model::BatchProducts::kWhole;
     std::optional<Optimizer<BaselineGradient>> optimizer;
   };
   double release_seconds = 0;
@@ -98,12 +109,27 @@ StepBench::StepBench(const StepBenchSpec& spec, bool with_private, bool without_
     if (spec.release) s.with_privacy->optimizer.emplace(adamw, parameters);
   }
   if (without_privacy) {
-    s.without.emplace(spec.shape.parameter_count());
+    s.without.emplace(s);
     if (spec.release) s.without->optimizer.emplace(adamw, parameters);
+    choose_products();
   }
 }
 
 StepBench::~StepBench() = default;
+
+void StepBench::choose_products() {
+  model::BatchProducts& products = state_->without->products;
+  baseline_seconds();  // the first touches the memory
+  const double whole = baseline_seconds();
+  products = model::BatchProducts::kPanels;
+  if (whole <= baseline_seconds()) products = model::BatchProducts::kWhole;
+}
+
+int64_t StepBench::private_slots() const { return state_->with_privacy->slots; }
+
+std::string StepBench::baseline_products() const {
+  return state_->without->products == model::BatchProducts::kPanels ? "panels" : "whole matrices";
+}
 
 double StepBench::private_seconds() {
   State& s = *state_;
@@ -111,7 +137,7 @@ double StepBench::private_seconds() {
   double microbatches = 0;
   const auto add_microbatches = [&](privacy::ClippedSum& sum) {
     microbatches = seconds_of([&] {
-      for (const auto& microbatch : s.microbatches) p.clipper.accumulate(microbatch, nullptr, sum);
+      for (const auto& microbatch : p.microbatches) p.clipper.accumulate(microbatch, nullptr, sum);
     });
   };
   const double all = seconds_of([&] {
@@ -138,13 +164,13 @@ double StepBench::baseline_seconds() {
   State& s = *state_;
   State::Baseline& b = *s.without;
   return seconds_of([&] {
-    for (const auto& microbatch : s.microbatches) {
+    for (const auto& microbatch : b.microbatches) {
       std::vector<double> losses(microbatch.slots);
       const std::vector<double> weights = privacy::loss_weights(microbatch, s.plan.loss());
       s.model.forward(privacy::to_batch(microbatch, weights, /*skips_padding=*/true), nullptr,
                       /*for_backward=*/true, losses);
-      model::add_batch_gradient(s.model, /*overwrite=*/&microbatch == s.microbatches.data(),
-                                b.gradient.sum());
+      model::add_batch_gradient(s.model, /*overwrite=*/&microbatch == b.microbatches.data(), b.gradient.sum(),
+                                b.products);
     }
     if (b.optimizer) b.optimizer->apply(b.gradient, kLearningRate, s.weights.span(), s.model.bf16_weights());
   });

@@ -28,8 +28,13 @@ class StepBench {
   double private_seconds();        // one step, wall clock
   double release_seconds() const;  // of the last private step: all of it but its microbatches
   double baseline_seconds();       // the same without clipping and noise
+  // Slots of a microbatch of the private step: 1 where examples must not share a pass (Clipper::self_test).
+  int64_t private_slots() const;
+  // How the step without privacy forms the gradients of matrices: the faster of two ways, by measurement.
+  std::string baseline_products() const;
 
  private:
+  void choose_products();
   struct State;
   std::unique_ptr<State> state_;
 };
