@@ -218,13 +218,14 @@ TEST(Gpt2, BatchGradientWithoutClippingIsTheSumOfTheOracles) {
     model.bind(c.parameters);
     const Batch batch{4, c.tokens, packed.input_ids, packed.targets, weights, packed.records};
     std::vector<float> gradient(c.shape.parameter_count(), 123.0f);
-    for (const double times : {1.0, 2.0}) {  // the first call overwrites, the second adds
-      model.forward(batch, nullptr, /*for_backward=*/true, losses);
-      add_batch_gradient(model, /*overwrite=*/times == 1, gradient);
-      std::vector<double> got(gradient.begin(), gradient.end()), target(expected);
-      for (double& value : target) value *= times;
-      EXPECT_LE(relative_distance(got, target), 1e-5) << "tied " << tied << ", times " << times;
-    }
+    for (const BatchProducts products : {BatchProducts::kWhole, BatchProducts::kPanels})
+      for (const double times : {1.0, 2.0}) {  // the first call overwrites, the second adds
+        model.forward(batch, nullptr, /*for_backward=*/true, losses);
+        add_batch_gradient(model, /*overwrite=*/times == 1, gradient, products);
+        std::vector<double> got(gradient.begin(), gradient.end()), target(expected);
+        for (double& value : target) value *= times;
+        EXPECT_LE(relative_distance(got, target), 1e-5) << "tied " << tied << ", times " << times;
+      }
   }
 }
 
