@@ -89,8 +89,9 @@ void gram_strip(const GradientRecords& records, size_t index, int64_t example, i
                 const GramUnits& units, std::span<double> slots, std::span<GramTokens> strips) {
   const LinearRecord& linear = records.linears[index];
   const int64_t tokens = records.length(example), first = strip * kGramTile;
-  const int64_t d = linear.input.size(1), p = linear.output_gradient.size(1), width = p / units.groups;
-  DPFA_CHECK(width * units.groups == p, p, " outputs in ", units.groups, " blocks");
+  const int64_t d = linear.input.size(1), p = linear.output_gradient.size(1);
+  DPFA_CHECK(units.groups > 0 && p % units.groups == 0, p, " outputs in ", units.groups, " blocks");
+  const int64_t width = p / units.groups;
   const T* x = linear.input.const_data_ptr<T>() + (records.begin(example) + first) * d;
   const T* g = linear.output_gradient.const_data_ptr<T>() + (records.begin(example) + first) * p;
   static thread_local Entries<T> entries;
