@@ -184,7 +184,7 @@ bool Clipper::self_test(int64_t slots, int64_t context) {
     return sink.fingerprint();
   };
   const bool exact = plan_.numerics() == "exact";
-  const int64_t room = exact ? 1 : slots;
+  const int64_t room = exact ? 1 : slots;  // of a pass with a lone record
   const auto alone = [&](int64_t record, int64_t targets) {
     data::Microbatch microbatch = data::made_up_microbatch(room, context, vocab, record);
     keep_targets(microbatch, 0, targets);
@@ -199,8 +199,8 @@ bool Clipper::self_test(int64_t slots, int64_t context) {
     for (int64_t b = 1; b + 1 < slots; ++b) sum += alone(b, context);
     if (sum != all) return false;
   } else {
-    // What its parts give, any two records being apart in one of these divisions; and the same in other
-    // slots.
+    // It must give what its halves give, any two records being apart in one of these divisions, and the same
+    // where every record has another slot.
     for (int64_t bit = 1; bit < slots; bit *= 2)
       if (fingerprint(part_of(together, bit, true)) + fingerprint(part_of(together, bit, false)) != all)
         return false;
