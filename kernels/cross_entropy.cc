@@ -21,16 +21,7 @@ DPFA_CLONES float largest(const float* row, int64_t n) {
 }
 
 // row := exp(row - m); returns the sum.
-DPFA_CLONES float exponentiate(float* row, int64_t n, float m) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) {
-    const float e = exp_of_nonpositive(row[j] - m);
-    row[j] = e;
-    sum += e;
-  }
-  return sum;
-}
+DPFA_CLONES float exponentiate(float* row, int64_t n, float m) { return exponentiate_row(row, n, m); }
 
 double largest(const double* row, int64_t n) { return *std::max_element(row, row + n); }
 double exponentiate(double* row, int64_t n, double m) {

@@ -11,7 +11,9 @@
 
 #include "kernels/compute_type.h"
 #include "kernels/example_gradient.h"
+#include "kernels/lane_sums.h"
 #include "kernels/norm_route.h"
+#include "kernels/tiles.h"
 #include "src/base/flat_buffer.h"
 #include "src/base/plant.h"
 
@@ -59,8 +61,7 @@ class ExactRoute final : public NormRoute {
         panel_gradient<T>(records, panels[j], b, &rows, buffer + starts[j]);
         squares[j] = sum_of_squares(values(j));
       }
-      double total = small_parts_norm_squared<T>(records, b, rows);
-      for (double s : squares) total += s;
+      double total = small_parts_norm_squared<T>(records, b, rows) + ordered_sum(squares.data(), count);
       if (DPFA_PLANT("tied_norm_no_cross") && records.embedding && records.embedding->tied_head)
         total = norm_squared_without_cross_term<T>(records, panels, b, rows);
       outcomes[b].norm = std::sqrt(total);

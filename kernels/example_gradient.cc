@@ -1,13 +1,12 @@
 #include "kernels/example_gradient.h"
 
 #include <algorithm>
-#include <bit>
 #include <numeric>
 
 #include "kernels/blas.h"
 #include "kernels/gemm.h"
+#include "kernels/lane_sums.h"
 #include "src/base/check.h"
-#include "src/base/clones.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
@@ -27,23 +26,6 @@ std::pair<int64_t, int64_t> panel_shape(at::ScalarType product, int64_t columns)
             columns};
   const int64_t parts = (columns + kTileColumns - 1) / kTileColumns;
   return {kTileRows, (columns + parts - 1) / parts};
-}
-
-DPFA_CLONES double squares(const float* v, int64_t n) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(v[i]) * static_cast<double>(v[i]);
-  return sum;
-}
-
-DPFA_CLONES double squares_bf16(const uint16_t* v, int64_t n) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) {
-    const float value = std::bit_cast<float>(static_cast<uint32_t>(v[i]) << 16);
-    sum += static_cast<double>(value) * static_cast<double>(value);
-  }
-  return sum;
 }
 
 template <typename T>
@@ -126,14 +108,6 @@ void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t 
     T* target_row = out + (*id - panel.row) * panel.columns;
     for (int64_t c = 0; c < panel.columns; ++c) target_row[c] = static_cast<T>(target_row[c] + row[c]);
   }
-}
-
-double sum_of_squares(std::span<const float> v) { return squares(v.data(), static_cast<int64_t>(v.size())); }
-double sum_of_squares(std::span<const c10::BFloat16> v) {
-  return squares_bf16(reinterpret_cast<const uint16_t*>(v.data()), static_cast<int64_t>(v.size()));
-}
-double sum_of_squares(std::span<const double> v) {
-  return std::accumulate(v.begin(), v.end(), 0.0, [](double s, double x) { return s + x * x; });
 }
 
 template <typename T>

@@ -56,12 +56,6 @@ template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
                     const ScatteredRows<T>* tied_rows, T* out);
 
-// Squared L2 norm, products and sums in double, in an order that follows from the width of the
-// processor's vectors.
-double sum_of_squares(std::span<const float> values);
-double sum_of_squares(std::span<const c10::BFloat16> values);
-double sum_of_squares(std::span<const double> values);
-
 // The parts that are small: vector parameters, position rows, and token rows where the embedding is not tied.
 template <typename T>
 double small_parts_norm_squared(const GradientRecords& records, int64_t example,

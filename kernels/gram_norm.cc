@@ -10,6 +10,8 @@
 // per entry of g g^T, also where the processor flushes subnormal numbers. They enter S as |x_t| <= (x_t . x_t
 // + e_x)^(1/2), and the squared norm's error as
 //   e_g (sum_t |x_t|)^2 + e_x (sum_t |g_t|)^2 + T^2 e_x e_g.
+// With the bias x_t stands for (x_t, 1): the 1 is added last, one addition more. p is the width of a unit's
+// block of outputs.
 #include "kernels/gram_norm.h"
 
 #include <algorithm>
@@ -18,7 +20,8 @@
 #include <vector>
 
 #include "kernels/blas.h"
-#include "src/base/clones.h"
+#include "kernels/lane_sums.h"
+#include "src/base/check.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
@@ -33,58 +36,45 @@ double lost(int64_t n) {
   return 2 * static_cast<double>(n) * static_cast<double>(std::numeric_limits<SumOf<T>>::min());
 }
 
-// out (rows, columns) = a (rows, depth) b (columns, depth)^T
+// out (rows, columns) = a (rows, depth) b (columns, depth)^T, where b holds the first rows of a; rows
+// `stride` apart.
 template <typename T>
-void product(int64_t rows, int64_t columns, int64_t depth, const T* a, const T* b, SumOf<T>* out) {
+void product(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t stride, SumOf<T>* out) {
   if constexpr (std::is_same_v<T, double>) {
     for (int64_t k = 0; k < depth; k += kGramDepth)
-      blas::gemm<double>(rows, columns, std::min(kGramDepth, depth - k), {a + k, depth, false},
-                         {b + k, depth, true}, k == 0 ? 0.0 : 1.0, out, columns);
+      blas::gemm<double>(rows, columns, std::min(kGramDepth, depth - k), {a + k, stride, false},
+                         {a + k, stride, true}, k == 0 ? 0.0 : 1.0, out, columns);
   } else {
-    multiply_by_transpose_tile(rows, columns, depth, a, depth, b, depth, out, columns);
+    multiply_by_transpose_tile(rows, columns, depth, a, stride, a, stride, out, columns);
   }
 }
 
-DPFA_CLONES double dot(const float* a, const float* b, int64_t n) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return sum;
-}
-double dot(const double* a, const double* b, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-}  // namespace
+// One strip's entries of both Gram matrices: (rows, columns), a tile row depends on no other.
+template <typename T>
+struct Entries {
+  int64_t rows, columns;
+  std::vector<SumOf<T>> xs, gs;
+};
 
 template <typename T>
-GramTokens gram_strip(const GradientRecords& records, size_t index, int64_t example, int64_t strip,
-                      std::span<double> slots) {
-  const LinearRecord& linear = records.linears[index];
-  const int64_t tokens = records.length(example), first = strip * kGramTile;
-  const int64_t columns = std::min(kGramTile, tokens - first), rows = tokens - first;
-  const int64_t d = linear.input.size(1), p = linear.output_gradient.size(1);
-  const T* x = linear.input.const_data_ptr<T>() + (records.begin(example) + first) * d;
-  const T* g = linear.output_gradient.const_data_ptr<T>() + (records.begin(example) + first) * p;
-  static thread_local std::vector<SumOf<T>> xs, gs;  // (rows, columns): a tile row depends on no other
-  xs.resize(static_cast<size_t>(rows * columns));
-  gs.resize(static_cast<size_t>(rows * columns));
-  product<T>(rows, columns, d, x, x, xs.data());
-  product<T>(rows, columns, p, g, g, gs.data());
-  for (int64_t row = 0; row < rows; row += kGramTile) {
+void write_slots(const Entries<T>& entries, int64_t strip, std::span<double> slots) {
+  for (int64_t row = 0; row < entries.rows; row += kGramTile) {
     const TilePair pair = {strip + row / kGramTile, strip};
-    const int64_t at = row * columns;
-    const double weight = pair_weight(pair);
-    slots[static_cast<size_t>(pair_index(pair))] =
-        weight * dot(xs.data() + at, gs.data() + at, std::min(kGramTile, rows - row) * columns);
+    const auto tile = [&](const std::vector<SumOf<T>>& all) {
+      return std::span(all).subspan(row * entries.columns,
+                                    std::min(kGramTile, entries.rows - row) * entries.columns);
+    };
+    slots[pair_index(pair)] = pair_weight(pair) * sum_of_products(tile(entries.xs), tile(entries.gs));
   }
+}
+
+template <typename T>
+GramTokens tokens_of(const Entries<T>& entries, double lost_x, double lost_g) {
   GramTokens result;
-  for (int64_t t = 0; t < columns; ++t) {
-    const auto diagonal = static_cast<size_t>(t * columns + t);
-    const double norm_x = std::sqrt(std::max(0.0, static_cast<double>(xs[diagonal])) + lost<T>(d));
-    const double norm_g = std::sqrt(std::max(0.0, static_cast<double>(gs[diagonal])) + lost<T>(p));
+  for (int64_t t = 0; t < entries.columns; ++t) {
+    const int64_t diagonal = t * entries.columns + t;
+    const double norm_x = std::sqrt(std::max(0.0, static_cast<double>(entries.xs[diagonal])) + lost_x);
+    const double norm_g = std::sqrt(std::max(0.0, static_cast<double>(entries.gs[diagonal])) + lost_g);
     result.product += norm_x * norm_g;
     result.input += norm_x;
     result.gradient += norm_g;
@@ -92,11 +82,39 @@ GramTokens gram_strip(const GradientRecords& records, size_t index, int64_t exam
   return result;
 }
 
+}  // namespace
+
 template <typename T>
-GramNorm gram_norm(const LinearRecord& linear, int64_t tokens, std::span<const double> slots,
-                   std::span<const GramTokens> strips) {
-  const double unit = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24;
+void gram_strip(const GradientRecords& records, size_t index, int64_t example, int64_t strip,
+                const GramUnits& units, std::span<double> slots, std::span<GramTokens> strips) {
+  const LinearRecord& linear = records.linears[index];
+  const int64_t tokens = records.length(example), first = strip * kGramTile;
   const int64_t d = linear.input.size(1), p = linear.output_gradient.size(1);
+  DPFA_CHECK(units.groups > 0 && p % units.groups == 0, p, " outputs in ", units.groups, " blocks");
+  const int64_t width = p / units.groups;
+  const T* x = linear.input.const_data_ptr<T>() + (records.begin(example) + first) * d;
+  const T* g = linear.output_gradient.const_data_ptr<T>() + (records.begin(example) + first) * p;
+  static thread_local Entries<T> entries;
+  entries.rows = tokens - first;
+  entries.columns = std::min(kGramTile, tokens - first);
+  entries.xs.resize(entries.rows * entries.columns);
+  entries.gs.resize(entries.rows * entries.columns);
+  product(entries.rows, entries.columns, d, x, d, entries.xs.data());
+  if (units.bias && !DPFA_PLANT("bias_missing"))
+    for (SumOf<T>& entry : entries.xs) entry += 1;
+  for (int64_t u = 0; u < units.groups; ++u) {
+    const int64_t block = DPFA_PLANT("gram_block_of_a_neighbour") ? (u + 1) % units.groups : u;
+    product(entries.rows, entries.columns, width, g + block * width, p, entries.gs.data());
+    write_slots(entries, strip, slots.subspan(u * gram_slots(tokens), gram_slots(tokens)));
+    strips[u * gram_strips(tokens) + strip] = tokens_of(entries, lost<T>(d), lost<T>(width));
+  }
+}
+
+template <typename T>
+GramNorm gram_norm(const LinearRecord& linear, int64_t tokens, const GramUnits& units,
+                   std::span<const double> slots, std::span<const GramTokens> strips) {
+  const double unit = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24;
+  const int64_t d = linear.input.size(1), p = linear.output_gradient.size(1) / units.groups;
   const double t = static_cast<double>(tokens);
   GramTokens all;
   for (const GramTokens& strip : strips) {
@@ -106,16 +124,23 @@ GramNorm gram_norm(const LinearRecord& linear, int64_t tokens, std::span<const d
   }
   GramNorm result;
   result.squared = ordered_sum(slots.data(), static_cast<int64_t>(slots.size()));
-  const double depth = kGramDepth, terms = 2 * depth + static_cast<double>(d + p) / depth + 4;
+  const double depth = kGramDepth,
+               terms = 2 * depth + static_cast<double>(d + p) / depth + 4 + (units.bias ? 1 : 0);
   result.error = 1.01 * terms * unit * all.product * all.product + lost<T>(p) * all.input * all.input +
                  lost<T>(d) * all.gradient * all.gradient + t * t * lost<T>(d) * lost<T>(p);
   result.product_error = 1.01 * t * unit * all.product;
   return result;
 }
 
+bool is_certified(const GramNorm& norm) {
+  return norm.error <= 0x1p-8 * norm.squared &&
+         norm.product_error <= 0x1p-10 * std::sqrt(std::max(0.0, norm.squared));
+}
+
 #define DPFA_INSTANTIATE(T)                                                                               \
-  template GramTokens gram_strip<T>(const GradientRecords&, size_t, int64_t, int64_t, std::span<double>); \
-  template GramNorm gram_norm<T>(const LinearRecord&, int64_t, std::span<const double>,                   \
+  template void gram_strip<T>(const GradientRecords&, size_t, int64_t, int64_t, const GramUnits&,         \
+                              std::span<double>, std::span<GramTokens>);                                  \
+  template GramNorm gram_norm<T>(const LinearRecord&, int64_t, const GramUnits&, std::span<const double>, \
                                  std::span<const GramTokens>);
 DPFA_INSTANTIATE(float)
 DPFA_INSTANTIATE(c10::BFloat16)

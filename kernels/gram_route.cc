@@ -3,7 +3,7 @@
 //
 // All norm work of all matrices and examples is one list of tasks without a barrier between layers. A Gram
 // norm N with error bound E on N^2 and bound F on the error of the product that is added is accepted where
-//   E <= 2^-8 N^2  and  F <= 2^-10 N,
+//   E <= 2^-8 N^2  and  F <= 2^-10 N   (is_certified),
 // so the added gradient has norm <= N (1 + 2^-9 + 2^-10) <= N (1 + kGramSlack); otherwise the norm is
 // measured from the product itself. A tied table's cross term 2 <E, Z^T h> is taken from the rows of the
 // distinct ids, with error at most 2 F |E|, added to E.
@@ -21,6 +21,7 @@
 #include "kernels/example_gradient.h"
 #include "kernels/gemm.h"
 #include "kernels/gram_norm.h"
+#include "kernels/lane_sums.h"
 #include "kernels/norm_route.h"
 #include "src/base/flat_buffer.h"
 #include "src/base/plant.h"
@@ -105,6 +106,7 @@ class Pass {
 
  private:
   static constexpr int64_t kCross = -1;
+  static constexpr GramUnits kWhole = {};  // flat clipping: one norm of a matrix; its bias is a vector record
   struct Task {
     size_t matrix;
     int64_t example;
@@ -180,8 +182,7 @@ class Pass {
     } else if (part == kCross) {
       crosses_[b] = cross_term(k, b);
     } else {
-      strips_[k * first_strip_.back() + first_strip_[b] + part] =
-          gram_strip<T>(records_, k, b, part, slots_of(k, b));
+      gram_strip<T>(records_, k, b, part, kWhole, slots_of(k, b), strips_of(k, b));
     }
   }
 
@@ -190,28 +191,30 @@ class Pass {
                                      first_slot_[b + 1] - first_slot_[b]);
   }
 
+  std::span<GramTokens> strips_of(size_t k, int64_t b) {
+    return std::span(strips_).subspan(k * first_strip_.back() + first_strip_[b],
+                                      first_strip_[b + 1] - first_strip_[b]);
+  }
+
   double sum_of_panels(size_t k, int64_t b) const {
-    double total = 0;
+    std::vector<double> squares;
     for (size_t j = 0; j < panels_.size(); ++j)
-      if (panels_[j].linear == k) total += panel_squares_[j * examples_ + b];
-    return total;
+      if (panels_[j].linear == k) squares.push_back(panel_squares_[j * examples_ + b]);
+    return ordered_sum(squares.data(), static_cast<int64_t>(squares.size()));
   }
 
   // Whether the Gram norm may be used: then `squared` holds it, otherwise NaN.
   bool certified(size_t k, int64_t b, double& squared) {
-    const auto strips = std::span<const GramTokens>(strips_).subspan(
-        k * first_strip_.back() + first_strip_[b], first_strip_[b + 1] - first_strip_[b]);
-    GramNorm norm = gram_norm<T>(records_.linears[k], records_.length(b), slots_of(k, b), strips);
+    GramNorm norm =
+        gram_norm<T>(records_.linears[k], records_.length(b), kWhole, slots_of(k, b), strips_of(k, b));
     if (is_tied(k)) {
       const double rows_squared = sum_of_squares(std::span<const T>(rows_[b].rows));
       norm.squared += rows_squared;
       if (!DPFA_PLANT("tied_norm_no_cross")) norm.squared += 2 * crosses_[b];
       norm.error += 2 * norm.product_error * std::sqrt(rows_squared);
     }
-    const bool small = norm.error <= 0x1p-8 * norm.squared &&
-                       norm.product_error <= 0x1p-10 * std::sqrt(std::max(0.0, norm.squared));
-    const bool accepts = small || DPFA_PLANT("tied_norm_no_cross") || DPFA_PLANT("gram_pairs_counted_once") ||
-                         DPFA_PLANT("gram_uncertified");
+    const bool accepts = is_certified(norm) || DPFA_PLANT("tied_norm_no_cross") ||
+                         DPFA_PLANT("gram_pairs_counted_once") || DPFA_PLANT("gram_uncertified");
     squared = accepts ? std::max(0.0, norm.squared) : std::numeric_limits<double>::quiet_NaN();
     return accepts;
   }
@@ -304,6 +307,7 @@ class GramRoute final : public NormRoute {
         if (!pass.is_selected(b)) continue;
         double total = small_parts_norm_squared<T>(records, b, pass.rows(b));
         for (size_t k = 0; k < matrices; ++k) total += squares[b * matrices + k];
+        if (DPFA_PLANT("slot_dependent_norm")) total *= 1 + 0x1p-20 * static_cast<double>(b);
         outcomes[b].norm = std::sqrt(total);
         outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
         if (outcomes[b].factor > 0) add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);

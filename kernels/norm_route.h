@@ -14,6 +14,10 @@
 // them, then forms one product per example straight into the sink. Where the forward error bound of a Gram
 // norm is not small the norm is measured from the gradient instead, so kGramSlack holds for every input. Its
 // methods are for many short examples; source: Li et al. 2022 (arXiv 2110.05679).
+//
+// Every norm adds the squares of its panels in the order of tiles.h (ordered_sum), each square in that of
+// lane_sums.h. A product runs over the rows of one example, so its depth has no boundary between examples to
+// be cut at (DepthStep of tiles.h): its order is that of gemm.h, from the example's first row on.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,9 @@
 
 #include "kernels/compute_type.h"
 #include "kernels/example_gradient.h"
+#include "kernels/lane_sums.h"
 #include "kernels/norm_route.h"
+#include "kernels/tiles.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels {
@@ -35,10 +37,9 @@ double take(const GradientRecords& part, const std::vector<Panel>& panels, int64
       if (sink != nullptr) add_panel(part, panels[j], std::span<const T>(scratch), factor, *sink);
     }
   }
-  double total = small_parts_norm_squared<T>(part, example, rows);
-  for (const double s : squares) total += s;
   if (sink != nullptr) add_small_parts<T>(part, example, rows, factor, *sink);
-  return total;
+  return small_parts_norm_squared<T>(part, example, rows) +
+         ordered_sum(squares.data(), static_cast<int64_t>(squares.size()));
 }
 
 }  // namespace

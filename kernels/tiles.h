@@ -78,13 +78,19 @@ DPFA_HOST_DEVICE constexpr double lane_sum(const T* values, int64_t count, int l
   return sum;
 }
 
+// lanes (kLanes) is overwritten.
+template <typename Sum>
+DPFA_HOST_DEVICE constexpr Sum fold_lanes(Sum* lanes) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
+}
+
 template <typename T>
 constexpr double ordered_sum(const T* values, int64_t count) {
   double lanes[kLanes] = {};
   for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane_sum(values, count, lane);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  return lanes[0];
+  return fold_lanes(lanes);
 }
 
 // ---- Products over the rows of examples (sum_b c_b G_b^T X_b): the depth loop, cut at example boundaries.

@@ -45,6 +45,7 @@ BenchResult symmetric_tiles(const std::string& name, const MatrixShape& shape, i
   const at::Tensor g = at::randn({shape.tokens, shape.outputs}).to(shape.compute);
   records.linears.push_back({x, g, 0, shape.output_major});
   std::vector<double> slots(kernels::gram_slots(shape.tokens));
+  std::vector<kernels::GramTokens> strips(kernels::gram_strips(shape.tokens));
   at::Tensor xx = at::empty({shape.tokens, shape.tokens}, x.options()), gg = at::empty_like(xx);
   volatile double used = 0;
   return time_in_turn(
@@ -54,7 +55,7 @@ BenchResult symmetric_tiles(const std::string& name, const MatrixShape& shape, i
 #pragma omp parallel for schedule(dynamic, 1)
           for (int64_t strip = 0; strip < kernels::gram_strips(shape.tokens); ++strip) {
             c10::InferenceMode guard;
-            kernels::gram_strip<T>(records, 0, 0, strip, slots);
+            kernels::gram_strip<T>(records, 0, 0, strip, {}, slots, strips);
           }
         });
         used = kernels::ordered_sum(slots.data(), static_cast<int64_t>(slots.size()));

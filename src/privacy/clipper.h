@@ -2,8 +2,10 @@
 //
 // Guarantee (add or remove one record): inserting a record anywhere in the draw changes the integer sum by at
 // most the plan's sensitivity in L2 norm. It holds because each example's contribution is bounded by what was
-// measured and depends on no other example: where examples share a pass, self_test() has shown for the run's
-// shapes that an example's bits depend neither on its slot nor on its neighbours (numerics = exact).
+// measured (numerics = fp32: by what was measured and the certified error in the plan's slack) and depends on
+// no other example: where examples share a pass, self_test() has shown for the run's shapes that an example's
+// bits depend neither on its slot nor on its neighbours. The slack covers no such dependence: every other
+// record of the pass would add to it.
 //
 // Edge cases: an empty slot, a record without targets, and a record whose loss or norm is not finite
 // contribute nothing. None of these is counted, logged or an error: they are private.
@@ -43,8 +45,11 @@ class Clipper {
                                                        kernels::ContributionSink& sink,
                                                        std::vector<double>* losses = nullptr);
 
-  // Whether an example contributes the same bits alone and in any slot of `slots` among others, at `context`
-  // tokens and behind a shorter one, on made-up tokens and the current weights. Always true for one slot.
+  // Whether an example has the same bits (norm, factor, contribution) whatever its slot of `slots`, its
+  // neighbours and the lengths before it, on made-up tokens, at `context` tokens and the current weights;
+  // with numerics = exact also in a pass of its own, so that the size of microbatches changes nothing either
+  // (fp32: norm_method.h may measure norms in another way for another number of slots). Always true for one
+  // slot.
   bool self_test(int64_t slots, int64_t context);
 
  private:

@@ -298,7 +298,7 @@ void print_statement(const RunSetup& setup, const RunOptions& options, bool whol
   if (whole) std::cout << setup.plan->statement(facts_of(setup, options)) << std::flush;
 }
 
-// May differ between ranks: it changes no bit of what is released.
+// May differ between ranks: no record's contribution depends on the others of its pass.
 int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
   if (setup.config.runtime.constant_step_slots) return 1;  // a pass holds a record or none
   const int64_t configured = setup.config.runtime.microbatch_size;
@@ -307,10 +307,9 @@ int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
     return best_microbatch_size(*setup.plan, setup.config.runtime, *setup.model, setup.context,
                                 std::clamp<int64_t>(share, 1, kLargestMicrobatch));
   }
-  const bool shares_passes = setup.plan->is_private() && setup.plan->numerics() == "exact";
-  if (shares_passes && !privacy::Clipper(*setup.plan, *setup.model).self_test(configured, setup.context))
-    return 1;
-  return configured;
+  if (!setup.plan->is_private()) return configured;
+  privacy::Clipper clipper(*setup.plan, *setup.model, norm_methods(setup.config.runtime, setup.context));
+  return may_share_passes(clipper, configured, setup.context) ? configured : 1;
 }
 
 }  // namespace

@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <iostream>
 #include <vector>
-
-#include "src/privacy/clipper.h"
 
 namespace dpfa::train {
 namespace {
@@ -63,6 +62,13 @@ kernels::NormMethodChoice norm_methods(const plan::RuntimeConfig& runtime, int64
           .log = std::move(log)};
 }
 
+bool may_share_passes(privacy::Clipper& clipper, int64_t slots, int64_t context) {
+  if (clipper.self_test(slots, context)) return true;
+  std::cerr << "self-test: in passes of " << slots
+            << " records the numbers of a record depend on its place, so this rank takes fewer per pass\n";
+  return false;
+}
+
 int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
                              model::Gpt2& model, int64_t context, int64_t largest) {
   const double memory =
@@ -77,7 +83,7 @@ int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeC
     const double seconds = seconds_per_example(clipper, shape.parameter_count(),
                                                data::made_up_microbatch(slots, context, shape.vocab));
     if (seconds > kWorthIt * best_seconds) break;
-    if (plan.numerics() == "exact" && !clipper.self_test(slots, context)) break;
+    if (plan.is_private() && !may_share_passes(clipper, slots, context)) break;
     best = slots;
     best_seconds = seconds;
   }

@@ -10,6 +10,7 @@
 #include "kernels/norm_method.h"
 #include "src/model/gpt2.h"
 #include "src/plan/plan.h"
+#include "src/privacy/clipper.h"
 
 namespace dpfa::train {
 
@@ -17,8 +18,13 @@ namespace dpfa::train {
 // so rank 0 decides once and the answer enters config.ini and the ledger.
 std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int64_t context);
 
-// The number of slots with the least time per example, at most `largest`, among those for which the self-test
-// of Clipper holds and the activations fit into a quarter of the memory. 1 where nothing larger qualifies.
+// Whether a private run may take `slots` records per pass: Clipper::self_test. Where it fails the log says
+// so.
+bool may_share_passes(privacy::Clipper& clipper, int64_t slots, int64_t context);
+
+// The number of slots with the least time per example, at most `largest`, among those that a private run may
+// take (may_share_passes) and whose activations fit into a quarter of the memory. 1 where nothing larger
+// qualifies.
 int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
                              model::Gpt2& model, int64_t context, int64_t largest);
 

@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "kernels/vector_exp.h"
+
 namespace dpfa::kernels {
 namespace {
 
@@ -27,6 +29,22 @@ TEST(Gelu, ValueAndSlopeAreThoseOfItsDefinitionToTheTypesPrecision) {
         << c10::toString(type);
     EXPECT_LE((dx.to(at::kDouble) - slope).abs().max().item<double>(), tolerance) << c10::toString(type);
   }
+}
+
+// The operations of gelu.cc one by one: this file is compiled for the oldest processor of its kind, which
+// fuses none of them.
+float value_of(float x) {
+  const float z = 1.5957691216057308f * (x + 0.044715f * x * x * x);
+  const float e = exp_of_nonpositive(z < 0 ? z : -z);
+  return x * (z < 0 ? e / (1 + e) : 1 / (1 + e));
+}
+
+TEST(Gelu, HasTheBitsOfOneRoundingForEachOperation) {
+  const at::Tensor x = spread(3, 1001).to(at::kFloat);
+  at::Tensor y = at::empty_like(x);
+  gelu(x, y);
+  for (int64_t i = 0; i < x.numel(); ++i)
+    ASSERT_EQ(y.data_ptr<float>()[i], value_of(x.data_ptr<float>()[i])) << x.data_ptr<float>()[i];
 }
 
 TEST(Gelu, ARowHasTheBitsItHasAloneForAnyNumberOfRowsAndThreads) {

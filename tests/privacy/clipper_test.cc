@@ -319,10 +319,18 @@ TEST(Clipper, RecordsWithoutTargetsAndEmptySlotsAddNothing) {
 }
 
 TEST(Clipper, SelfTestFindsSlotsThatDoNotMatter) {
-  for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
-    Engine engine({.compute = compute});
-    for (const int64_t slots : {1, 2, 5}) EXPECT_TRUE(engine.clipper().self_test(slots, kTokens)) << slots;
-  }
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+      Engine engine({.numerics = numerics, .compute = compute});
+      for (const int64_t slots : {1, 2, 5})
+        EXPECT_TRUE(engine.clipper().self_test(slots, kTokens)) << numerics << ", " << slots;
+    }
+}
+
+// Later steps may clip what the first does not: the norm itself must not depend on the slot.
+TEST(Clipper, SelfTestSeesTheNormsOfRecordsThatAreNotClipped) {
+  Engine engine({.numerics = "fp32", .max_grad_norm = 1e6});
+  EXPECT_TRUE(engine.clipper().self_test(3, kTokens));
 }
 
 TEST(Clipper, TokenSumWeighsEachTargetByOneAndTokenMeanByTheirNumber) {

@@ -14,10 +14,12 @@ using testing::SumRecorder;
 class SlotDependentProduct : public testing::TrainerTest {
  protected:
   // A seeded run of two steps with `slots` records per pass; 0: as many as are fastest.
-  RunOptions options_of(const std::string& name, int64_t slots, const std::string& compute) const {
+  RunOptions options_of(const std::string& name, int64_t slots, const std::string& compute,
+                        const std::string& numerics = "exact") const {
     RunOptions options{.config = config(name), .insecure_seed = 21};
     options.config.privacy.steps = 2;
-    options.config.privacy.numerics = "exact";
+    options.config.privacy.numerics = numerics;
+    options.config.runtime.norm_method = "gram";  // whatever the number of records per pass
     options.config.runtime.microbatch_size = slots;
     options.config.runtime.compute = compute;
     return options;
@@ -36,27 +38,35 @@ class SlotDependentProduct : public testing::TrainerTest {
 };
 
 TEST_F(SlotDependentProduct, LeavesARunWithOneRecordPerPass) {
-  put(/*awake=*/false);
-  EXPECT_EQ(chosen_microbatch_size(options_of("honest", 4, "fp32")), 4);
-  put(/*awake=*/true);
-  for (const std::string compute : {"fp32", "bf16"})
-    for (const int64_t slots : {4, 0})
-      EXPECT_EQ(chosen_microbatch_size(options_of(compute + std::to_string(slots), slots, compute)), 1)
-          << compute << ", microbatch_size = " << slots;
+  for (const std::string numerics : {"exact", "fp32"}) {
+    put(/*awake=*/false);
+    EXPECT_EQ(chosen_microbatch_size(options_of("honest_" + numerics, 4, "fp32", numerics)), 4);
+    put(/*awake=*/true);
+    for (const std::string compute : {"fp32", "bf16"})
+      for (const int64_t slots : {4, 0}) {
+        const std::string name = numerics + "_" + compute + "_" + std::to_string(slots);
+        ::testing::internal::CaptureStderr();
+        EXPECT_EQ(chosen_microbatch_size(options_of(name, slots, compute, numerics)), 1) << name;
+        const std::string log = ::testing::internal::GetCapturedStderr();
+        EXPECT_TRUE(slots == 0 || log.find("self-test: in passes of 4 records") != std::string::npos) << log;
+      }
+  }
 }
 
 TEST_F(SlotDependentProduct, ChangesNoBitOfWhatIsReleased) {
-  put(/*awake=*/false);
-  SumRecorder honest;
-  ASSERT_EQ(run(options_of("honest", 1, "fp32"), honest), Outcome::kFinished);
-  ASSERT_EQ(honest.sums.size(), 2u);
-  put(/*awake=*/true);
-  for (const int64_t slots : {1, 4, 0}) {
-    const std::string name = "slots_" + std::to_string(slots);
-    SumRecorder recorder;
-    ASSERT_EQ(run(options_of(name, slots, "fp32"), recorder), Outcome::kFinished);
-    EXPECT_EQ(recorder.sums, honest.sums) << name;
-    EXPECT_EQ(weights_of(run_dir(name)), weights_of(run_dir("honest"))) << name;
+  for (const std::string numerics : {"exact", "fp32"}) {
+    put(/*awake=*/false);
+    SumRecorder honest;
+    ASSERT_EQ(run(options_of("honest_" + numerics, 1, "fp32", numerics), honest), Outcome::kFinished);
+    ASSERT_EQ(honest.sums.size(), 2u);
+    put(/*awake=*/true);
+    for (const int64_t slots : {1, 4, 0}) {
+      const std::string name = numerics + "_" + std::to_string(slots);
+      SumRecorder recorder;
+      ASSERT_EQ(run(options_of(name, slots, "fp32", numerics), recorder), Outcome::kFinished);
+      EXPECT_EQ(recorder.sums, honest.sums) << name;
+      EXPECT_EQ(weights_of(run_dir(name)), weights_of(run_dir("honest_" + numerics))) << name;
+    }
   }
 }
 
