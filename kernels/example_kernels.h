@@ -14,8 +14,10 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "kernels/noise.h"
+#include "kernels/norm_method_type.h"
 #include "kernels/optimizer_step.h"
 
 namespace dpfa::kernels {
@@ -23,14 +25,17 @@ namespace dpfa::kernels {
 enum class Element { kBFloat16, kFloat, kDouble };
 
 // A matrix parameter, row-major at `offset` of the parameter vector; example b's gradient is left_b^T
-// right_b, left (N, rows), right (N, columns) at strides in elements.
+// right_b, left (N, rows), right (N, columns) at strides in elements. How its norms are measured:
+//   gram         from Gram matrices where they are certified; elsewhere as direct
+//   direct       from the gradient, which is formed again to be added
+//   materialise  from the gradient rounded to element(), which is kept as it was measured until it is added
 struct ExampleMatrix {
   const void* left;
   int64_t left_stride, rows;
   const void* right;
   int64_t right_stride, columns;
   int64_t offset;
-  bool by_gram;  // its norms come from Gram matrices where they are certified; otherwise from the gradient
+  NormMethod method;
   // Of a tied token table: the embedding's rows (embedding_rows()), part of the gradient. Null elsewhere.
   const float* extra_rows = nullptr;
 
@@ -57,6 +62,11 @@ class ExampleKernels {
  public:
   virtual ~ExampleKernels() = default;
   virtual Element element() const = 0;
+  // The device and whose kernels these are: what times are kept under.
+  virtual std::string name() const = 0;
+  virtual bool has_gram_norms() const = 0;
+  // Returns when all that was put on the queue is done.
+  virtual void wait() = 0;
   // The examples of what follows; ids (N).
   virtual void set_examples(std::span<const int64_t> offsets, std::span<const int64_t> ids) = 0;
 
@@ -77,16 +87,18 @@ class ExampleKernels {
   virtual void add_position_integers(const void* g, int64_t n, const float* scales, int64_t positions,
                                      int32_t* table) = 0;
 
-  // Matrices, M of them, of the examples set before. gram_norms() measures those that are by_gram, up to the
+  // Matrices, M of them, of the examples set before. gram_norms() measures those of method gram, up to the
   // rows of a tied table, which tied_norm() adds: |E + z^T h|^2 = |E|^2 + |z^T h|^2 + 2 <E, z^T h>.
   virtual void set_matrices(std::span<const ExampleMatrix> matrices) = 0;
   virtual void gram_norms() = 0;
   // terms (B) = <E, z^T h>, magnitudes (B): sums of the absolute values of what is added.
   virtual void cross_terms(const TiedTable& table, double* terms, double* magnitudes) = 0;
   virtual void tied_norm(const TiedTable& table, const double* terms, const double* magnitudes) = 0;
-  // Measures what no certified Gram norm stands for, where selected (B); squares: of all matrices.
+  // Measures what no certified Gram norm stands for, where selected (B), and keeps what is materialised;
+  // squares: of all matrices.
   virtual void matrix_squares(const uint8_t* selected, double* squares) = 0;
-  // sum: the whole parameter vector's.
+  // After matrix_squares(); sum: the whole parameter vector's; scales are 0 where an example was not
+  // selected.
   virtual void add_products(const float* scales, int32_t* sum) = 0;
 
   // squares (B) = the sum of parts (count, B), row after row.

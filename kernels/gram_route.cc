@@ -320,7 +320,9 @@ class GramRoute final : public NormRoute {
   // Chosen once for each number of slots: later microbatches of that shape take the same methods.
   std::span<const NormMethod> methods_for(const GradientRecords& records) {
     auto [entry, is_new] = methods_.try_emplace(records.examples());
-    if (is_new) entry->second = methods_of(records, choice_, method_seconds);
+    if (is_new)
+      entry->second =
+          methods_of(shapes_of(records, choice_.tokens), records.examples(), choice_, method_seconds);
     return entry->second;
   }
 

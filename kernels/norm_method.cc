@@ -48,7 +48,7 @@ std::string MatrixShape::key() const {
 
 std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        std::span<const MethodSeconds> seconds, int64_t examples,
-                                       int64_t budget_bytes) {
+                                       int64_t budget_bytes, int64_t element_bytes) {
   DPFA_CHECK(shapes.size() == seconds.size());
   std::vector<NormMethod> methods;
   std::vector<double> saved_per_byte;
@@ -57,7 +57,7 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
     const double gram = seconds[k][index_of(NormMethod::kGram)];
     const double direct = seconds[k][index_of(NormMethod::kDirect)];
     methods.push_back(gram <= direct ? NormMethod::kGram : NormMethod::kDirect);
-    bytes.push_back(examples * shapes[k].inputs * shapes[k].outputs * static_cast<int64_t>(sizeof(float)));
+    bytes.push_back(examples * shapes[k].inputs * shapes[k].outputs * element_bytes);
     saved_per_byte.push_back((std::min(gram, direct) - seconds[k][index_of(NormMethod::kMaterialise)]) /
                              static_cast<double>(shapes[k].inputs * shapes[k].outputs));
   }
@@ -73,10 +73,10 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
   return methods;
 }
 
+std::string this_processor() { return processor_name() + "/threads" + std::to_string(omp_get_max_threads()); }
+
 MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) {
-  std::ostringstream prefix;
-  prefix << processor_name() << "/threads" << omp_get_max_threads() << '/' << shape.key() << '\t';
-  const std::string key = prefix.str();
+  const std::string key = machine_ + '/' + shape.key() + '\t';
   MethodSeconds seconds;
   if (!file_.empty()) {
     std::ifstream file(file_);
@@ -108,29 +108,35 @@ std::filesystem::path default_method_file() {
   return {};
 }
 
-std::vector<NormMethod> methods_of(const GradientRecords& records, const NormMethodChoice& choice,
-                                   const MethodTimes::Measure& measure) {
+std::vector<NormMethod> methods_of(std::span<const MatrixShape> shapes, int64_t examples,
+                                   const NormMethodChoice& choice, const MethodTimes::Measure& measure) {
   for (int m = 0; m < kNormMethods; ++m)
     if (choice.method == to_string(static_cast<NormMethod>(m)))
-      return std::vector<NormMethod>(records.linears.size(), static_cast<NormMethod>(m));
-  DPFA_CHECK(choice.method == "auto" && choice.tokens > 0, choice.method);
-  MethodTimes times(choice.file);
+      return std::vector<NormMethod>(shapes.size(), static_cast<NormMethod>(m));
+  DPFA_CHECK(choice.method == "auto", choice.method);
+  MethodTimes times(choice.file, choice.machine.empty() ? this_processor() : choice.machine);
   std::map<std::string, MethodSeconds> known;
-  std::vector<MatrixShape> shapes;
   std::vector<MethodSeconds> seconds;
   int64_t one_example = 0;
-  for (const LinearRecord& linear : records.linears) {
-    const MatrixShape shape = {choice.tokens, linear.input.size(1), linear.output_gradient.size(1),
-                               linear.output_major, linear.input.scalar_type()};
-    shapes.push_back(shape);
-    one_example += linear.rows() * linear.columns() * static_cast<int64_t>(sizeof(float));
+  for (const MatrixShape& shape : shapes) {
+    DPFA_CHECK(shape.tokens > 0, shape.key());
+    one_example += shape.inputs * shape.outputs * choice.element_bytes;
     if (!known.contains(shape.key())) known[shape.key()] = times.of(shape, measure);
     seconds.push_back(known[shape.key()]);
   }
-  const std::vector<NormMethod> methods = choose_methods(
-      shapes, seconds, records.examples(), choice.budget_bytes > 0 ? choice.budget_bytes : one_example);
+  const std::vector<NormMethod> methods =
+      choose_methods(shapes, seconds, examples, choice.budget_bytes > 0 ? choice.budget_bytes : one_example,
+                     choice.element_bytes);
   if (choice.log) choice.log("gradient norms:" + summary(shapes, methods));
   return methods;
+}
+
+std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t tokens) {
+  std::vector<MatrixShape> shapes;
+  for (const LinearRecord& linear : records.linears)
+    shapes.push_back({tokens, linear.input.size(1), linear.output_gradient.size(1), linear.output_major,
+                      linear.input.scalar_type()});
+  return shapes;
 }
 
 }  // namespace dpfa::kernels

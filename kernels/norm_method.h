@@ -3,9 +3,10 @@
 //   gram         from the Gram matrices of inputs and output gradients; the gradient is formed once, to add
 //                it
 //   direct       from the gradient, formed tile by tile and dropped; formed again to be added
-//   materialise  from the gradient, kept until it is added: 4 B d p bytes
+//   materialise  from the gradient, kept until it is added: B d p numbers of f32, or of the operands' type
+//                on a GPU
 //
-// Nothing private enters the choice: shapes, processor, threads, and times of made-up operands.
+// Nothing private enters the choice: shapes, processor and threads or GPU, and times of made-up operands.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -18,12 +19,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/norm_method_type.h"
 #include "kernels/records.h"
 
 namespace dpfa::kernels {
 
-enum class NormMethod : uint8_t { kGram, kDirect, kMaterialise };
-inline constexpr int kNormMethods = 3;
 std::string to_string(NormMethod method);
 
 // What the seconds of a matrix depend on: T tokens, d inputs, p outputs, and the rest of its record.
@@ -37,42 +37,52 @@ struct MatrixShape {
 // Seconds per example of measuring the norm and adding the gradient, by method.
 using MethodSeconds = std::array<double, kNormMethods>;
 
-// The method of each matrix with the least sum of seconds for which the kept gradients of `examples` examples
-// fit into budget_bytes: matrices take kMaterialise in the order of seconds saved per byte, as long as they
-// fit. Ties go to the earlier method, then to the earlier matrix. seconds and shapes have equal length.
+// The method of each matrix with the least sum of seconds for which the kept gradients of `examples`
+// examples, of element_bytes for each number, fit into budget_bytes: matrices take kMaterialise in the order
+// of seconds saved per byte, as long as they fit. Ties go to the earlier method, then to the earlier matrix.
+// seconds and shapes have equal length.
 std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        std::span<const MethodSeconds> seconds, int64_t examples,
-                                       int64_t budget_bytes);
+                                       int64_t budget_bytes, int64_t element_bytes = sizeof(float));
 
-// Times that were measured once on a kind of processor, in a text file of lines "key<TAB>gram direct
-// materialise", the key naming processor, threads, shape and type. A file that cannot be read or written, and
-// a line that is not understood, mean measuring again, never an error.
+// What times are kept under where a processor measures: its name and the number of threads.
+std::string this_processor();
+
+// Times that were measured once on a kind of processor or GPU, in a text file of lines "key<TAB>gram direct
+// materialise", the key naming `machine`, shape and type. A file that cannot be read or written, and a line
+// that is not understood, mean measuring again, never an error.
 class MethodTimes {
  public:
   using Measure = std::function<double(const MatrixShape&, NormMethod)>;  // seconds per example
   // `file` may be empty: nothing is kept between runs.
-  explicit MethodTimes(std::filesystem::path file) : file_(std::move(file)) {}
+  explicit MethodTimes(std::filesystem::path file, std::string machine = this_processor())
+      : file_(std::move(file)), machine_(std::move(machine)) {}
   MethodSeconds of(const MatrixShape& shape, const Measure& measure);
 
  private:
   std::filesystem::path file_;
+  std::string machine_;
 };
 
 // $DPFA_CACHE/norm_methods.txt, by default in ~/.cache/dpfa; empty where there is no home folder.
 std::filesystem::path default_method_file();
 
-// How the route of numerics = fp32 is to choose.
+// How norms are to be chosen.
 struct NormMethodChoice {
   std::string method = "gram";  // gram | direct | materialise: for every matrix; auto: by measurement
   // For auto: tokens of an example, the public context, whatever the lengths of a microbatch's records are.
   int64_t tokens = 0;
   int64_t budget_bytes = 0;                          // for kept gradients; 0: those of one example
+  int64_t element_bytes = sizeof(float);             // of a number of a kept gradient
+  std::string machine = {};                          // what measures; empty: this_processor()
   std::filesystem::path file = {};                   // of MethodTimes
   std::function<void(const std::string&)> log = {};  // takes a line for each choice, of public shapes
 };
 
-// The method of every matrix of the records.
-std::vector<NormMethod> methods_of(const GradientRecords& records, const NormMethodChoice& choice,
-                                   const MethodTimes::Measure& measure);
+// The method of every matrix, for microbatches of so many examples.
+std::vector<NormMethod> methods_of(std::span<const MatrixShape> shapes, int64_t examples,
+                                   const NormMethodChoice& choice, const MethodTimes::Measure& measure);
+// The shapes of the matrices of the records, for examples of `tokens` tokens.
+std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t tokens);
 
 }  // namespace dpfa::kernels

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,16 @@ namespace {
 
 const uint16_t* bits(const void* operand) { return static_cast<const uint16_t*>(operand); }
 
+// "NVIDIA H200/sm90"
+std::string device_name() {
+  const int capability = compute_capability();
+  int device = 0;
+  cudaDeviceProp properties;
+  check(cudaGetDevice(&device), "look for a GPU");
+  check(cudaGetDeviceProperties(&properties, device), "ask for the GPU's name");
+  return std::string(properties.name) + "/sm" + std::to_string(capability);
+}
+
 bool equal(std::span<const int64_t> a, std::span<const int64_t> b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end());
 }
@@ -24,16 +35,18 @@ bool equal(std::span<const int64_t> a, std::span<const int64_t> b) {
 class CudaExampleKernels final : public ExampleKernels {
  public:
   CudaExampleKernels(std::span<const DecayRange> decay, int64_t parameters, cudaStream_t stream)
-      : decay_(decay, parameters), stream_(stream) {
-    compute_capability();
-  }
+      : decay_(decay, parameters), stream_(stream), name_(device_name()) {}
 
   Element element() const override { return Element::kBFloat16; }
+  std::string name() const override { return name_; }
+  bool has_gram_norms() const override { return true; }
+  void wait() override { check(cudaStreamSynchronize(stream_), "wait for the device"); }
 
   void set_examples(std::span<const int64_t> offsets, std::span<const int64_t> ids) override {
     if (groups_ && equal(offsets, offsets_) && equal(ids, ids_)) return;
     if (!groups_ || !equal(offsets, offsets_)) {
       matrices_.clear();  // plans hold offsets
+      formed_.reset();
       cross_.reset();
       offsets_.assign(offsets.begin(), offsets.end());
       device_offsets_ = DeviceArray<int64_t>(std::span<const int64_t>(offsets_));
@@ -95,9 +108,7 @@ class CudaExampleKernels final : public ExampleKernels {
                    gram_->certified() + first, stream_);
   }
   void matrix_squares(const uint8_t* selected, double* squares) override;
-  void add_products(const float* scales, int32_t* sum) override {
-    products_->add_integers(scales, sum, stream_);
-  }
+  void add_products(const float* scales, int32_t* sum) override;
 
   void sum_parts(const double* parts, int64_t count, double* squares) override {
     cuda::sum_parts(parts, count, examples(), squares, stream_);
@@ -126,48 +137,66 @@ class CudaExampleKernels final : public ExampleKernels {
                     stream_);
   }
 
+  void set_products(std::span<const ExampleMatrix> matrices);
+
   DecayRanges decay_;
   cudaStream_t stream_;
+  std::string name_;
   std::vector<int64_t> offsets_ = {0}, ids_;
   DeviceArray<int64_t> device_offsets_, device_ids_;
   std::optional<DeviceTokenGroups> groups_;
   std::vector<ExampleMatrix> matrices_;
-  std::pair<const int64_t*, const int64_t*> group_tables_;  // that products_ holds
+  std::pair<const int64_t*, const int64_t*> group_tables_;  // that the products hold
   std::optional<GramNormPlan> gram_;
-  std::optional<SegmentGemmPlan> products_;
+  // Products that are formed anew to be added, and those that are kept; of both, in this order, active_ and
+  // measured_ (matrices, B) and what unit_matrix_ numbers.
+  std::optional<SegmentGemmPlan> formed_, kept_;
+  DeviceArray<uint16_t> gradients_;  // (B, elements) of the kept ones
   std::optional<CrossTermPlan> cross_;
   int64_t cross_columns_ = 0;
   std::vector<int64_t> unit_of_;  // of each matrix in gram_; -1: it has none
   DeviceArray<int64_t> unit_matrix_;
   DeviceArray<uint8_t> active_;
-  DeviceArray<double> direct_;
+  DeviceArray<double> measured_;
 };
 
-void CudaExampleKernels::set_matrices(std::span<const ExampleMatrix> matrices) {
-  const bool same = std::equal(matrices.begin(), matrices.end(), matrices_.begin(), matrices_.end());
-  std::vector<SegmentProduct> products;
-  bool has_extra = false;
+void CudaExampleKernels::set_products(std::span<const ExampleMatrix> matrices) {
+  std::vector<SegmentProduct> formed, kept;
   for (const ExampleMatrix& m : matrices) {
+    std::vector<SegmentProduct>& products = m.method == NormMethod::kMaterialise ? kept : formed;
     products.push_back(
         {bits(m.left), m.left_stride, m.rows, bits(m.right), m.right_stride, m.columns, m.offset, {}});
-    if (m.extra_rows == nullptr) continue;
-    products.back().extra = {groups_->ids.data(), m.extra_rows, groups_->first_group.data()};
-    has_extra = true;
+    if (m.extra_rows != nullptr)
+      products.back().extra = {groups_->ids.data(), m.extra_rows, groups_->first_group.data()};
   }
+  formed_.emplace(formed, offsets_);
+  kept_.emplace(kept, offsets_);
+  if (gradients_.size() != examples() * kept_->elements())
+    gradients_ = DeviceArray<uint16_t>(examples() * kept_->elements());
+}
+
+void CudaExampleKernels::set_matrices(std::span<const ExampleMatrix> matrices) {
+  const bool same =
+      formed_ && std::equal(matrices.begin(), matrices.end(), matrices_.begin(), matrices_.end());
+  const bool has_extra = std::any_of(matrices.begin(), matrices.end(),
+                                     [](const ExampleMatrix& m) { return m.extra_rows != nullptr; });
   const std::pair<const int64_t*, const int64_t*> group_tables{groups_->ids.data(),
                                                                groups_->first_group.data()};
-  if (!same || (has_extra && group_tables != group_tables_)) products_.emplace(products, offsets_);
+  if (!same || (has_extra && group_tables != group_tables_)) set_products(matrices);
   group_tables_ = group_tables;
   if (same) return;
   matrices_.assign(matrices.begin(), matrices.end());
   std::vector<GramMatrix> gram;
   std::vector<int64_t> unit_matrix;
+  int64_t formed = 0;
   unit_of_.assign(matrices.size(), -1);
   for (size_t k = 0; k < matrices.size(); ++k) {
     const ExampleMatrix& m = matrices[k];
-    if (!m.by_gram) continue;
+    if (m.method == NormMethod::kMaterialise) continue;
+    ++formed;
+    if (m.method != NormMethod::kGram) continue;
     unit_of_[k] = static_cast<int64_t>(unit_matrix.size());
-    unit_matrix.push_back(static_cast<int64_t>(k));
+    unit_matrix.push_back(formed - 1);
     gram.push_back({bits(m.left), m.left_stride, m.rows, bits(m.right), m.right_stride, m.columns});
   }
   gram_.reset();
@@ -175,17 +204,24 @@ void CudaExampleKernels::set_matrices(std::span<const ExampleMatrix> matrices) {
   unit_matrix_ = DeviceArray<int64_t>(std::span<const int64_t>(unit_matrix));
   const int64_t pairs = static_cast<int64_t>(matrices.size()) * examples();
   active_ = DeviceArray<uint8_t>(pairs);
-  direct_ = DeviceArray<double>(pairs);
+  measured_ = DeviceArray<double>(pairs);
 }
 
 void CudaExampleKernels::matrix_squares(const uint8_t* selected, double* squares) {
-  const int64_t units = unit_matrix_.size(), count = static_cast<int64_t>(matrices_.size());
+  const int64_t units = unit_matrix_.size(), count = static_cast<int64_t>(matrices_.size()),
+                first_kept = formed_->matrices() * examples();
   const uint8_t* certified = gram_ ? gram_->certified() : nullptr;
   const GramResult* results = gram_ ? gram_->results() : nullptr;
   choose_direct(certified, unit_matrix_.data(), units, count, selected, examples(), active_.data(), stream_);
-  products_->squares(active_.data(), direct_.data(), stream_);
-  cuda::matrix_squares(results, unit_matrix_.data(), units, direct_.data(), active_.data(), count, examples(),
-                       squares, stream_);
+  formed_->squares(active_.data(), measured_.data(), stream_);
+  kept_->materialise(active_.data() + first_kept, gradients_.data(), measured_.data() + first_kept, stream_);
+  cuda::matrix_squares(results, unit_matrix_.data(), units, measured_.data(), active_.data(), count,
+                       examples(), squares, stream_);
+}
+
+void CudaExampleKernels::add_products(const float* scales, int32_t* sum) {
+  formed_->add_integers(scales, sum, stream_);
+  kept_->add_materialised(scales, gradients_.data(), sum, stream_);
 }
 
 }  // namespace

@@ -1,16 +1,20 @@
 // gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N]
-//           [--repeats N] [--slots N] [--compute bf16|fp32]
+//           [--repeats N] [--slots N] [--compute bf16|fp32] [--norms auto|gram|direct|materialise]
+//           [--recompute]
+// gpu_bench step --check
 //
 // norms, products: the GPU kernels on the linear layers of a GPT-2 of the given shape (untied head, bf16);
-// noise: the release. step: whole training steps, with LibTorch (--slots and --compute are of this verb).
-// Each beside its baseline, in turn, in one process, by events on one stream. Prints one JSON object as `dpfa
-// bench --json` does; seconds are medians. Exit code 6 where there is no GPU or, for step, no LibTorch:
-// nothing was measured.
+// noise: the release. step: whole training steps, with LibTorch (--slots, --compute, --norms, --recompute are
+// of this verb). --check times nothing: it compares steps with the CPU's; exit code 1 where they differ.
+// The others time each case beside its baseline, in turn, in one process, by events on one stream, and print
+// one JSON object as `dpfa bench --json` does; seconds are medians. Exit code 6 where there is no GPU or, for
+// step, no LibTorch: nothing was measured.
 #include "kernels/cuda/gpu_bench.h"
 
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <random>
 #include <stdexcept>
@@ -212,33 +216,57 @@ void print(const std::vector<Timing>& timings, const BenchShape& s, const char* 
   std::printf("]}\n");
 }
 
-int run(int argc, char** argv) {
+constexpr const char* kUsage =
+    "gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] "
+    "[--repeats N] [--slots N] [--compute bf16|fp32] [--norms auto|gram|direct|materialise] [--recompute], "
+    "each "
+    "number at least 1; the last four for step; or gpu_bench step --check";
+
+// Sets the option of a word, and whether it takes one of these.
+bool set_word(const std::string& value, std::initializer_list<const char*> known, std::string& option) {
+  option = value;
+  return std::find(known.begin(), known.end(), value) != known.end();
+}
+
+BenchShape parse(int argc, char** argv, bool is_step) {
   BenchShape s;
   const std::map<std::string, int64_t*> options = {
       {"--layers", &s.layers},     {"--width", &s.width},     {"--vocab", &s.vocab}, {"--batch", &s.batch},
       {"--sequence", &s.sequence}, {"--repeats", &s.repeats}, {"--slots", &s.slots}};
-  const std::map<std::string, std::vector<Timing> (*)(const BenchShape&)> verbs = {
-      {"norms", bench_norms}, {"noise", bench_noise}, {"products", bench_products}, {"step", bench_step}};
-  const std::string usage =
-      "gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] "
-      "[--repeats N] [--slots N] [--compute bf16|fp32], each number at least 1; --slots and --compute for "
-      "step";
-  const auto verb = verbs.find(argc > 1 ? argv[1] : "");
-  if (verb == verbs.end() || argc % 2 != 0) throw ConfigError(usage);
   for (int i = 2; i < argc; i += 2) {
-    const std::string name = argv[i], value = argv[i + 1];
-    if ((name == "--compute" || name == "--slots") && verb->first != "step") throw ConfigError(usage);
-    if (name == "--compute" && (value == "bf16" || value == "fp32")) {
-      s.compute = value;
+    const std::string name = argv[i];
+    const bool is_of_step =
+        name == "--compute" || name == "--slots" || name == "--norms" || name == "--recompute";
+    if (is_of_step && !is_step) throw ConfigError(kUsage);
+    if (name == "--recompute") {
+      s.recompute = true;
+      --i;  // no value
       continue;
     }
+    const std::string value = i + 1 < argc ? argv[i + 1] : "";
+    if (name == "--compute" && set_word(value, {"bf16", "fp32"}, s.compute)) continue;
+    if (name == "--norms" && set_word(value, {"auto", "gram", "direct", "materialise"}, s.norms)) continue;
     const auto option = options.find(name);
     char* end = nullptr;
     const long long number = std::strtoll(value.c_str(), &end, 10);
-    if (option == options.end() || *end != '\0' || number < 1) throw ConfigError(usage);
+    if (option == options.end() || *end != '\0' || number < 1) throw ConfigError(kUsage);
     *option->second = number;
   }
-  if (device_count() == 0) throw Unsupported("no GPU is present: nothing was measured");
+  return s;
+}
+
+int run(int argc, char** argv) {
+  const std::map<std::string, std::vector<Timing> (*)(const BenchShape&)> verbs = {
+      {"norms", bench_norms}, {"noise", bench_noise}, {"products", bench_products}, {"step", bench_step}};
+  const auto verb = verbs.find(argc > 1 ? argv[1] : "");
+  if (verb == verbs.end()) throw ConfigError(kUsage);
+  const bool is_step = verb->first == "step",
+             checks = is_step && argc == 3 && argv[2] == std::string("--check");
+  const BenchShape s = checks ? BenchShape{} : parse(argc, argv, is_step);
+  if (device_count() == 0)
+    throw Unsupported(checks ? "no GPU is present: nothing was compared"
+                             : "no GPU is present: nothing was measured");
+  if (checks) return check_step() ? 0 : 1;
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0), "ask for the GPU's name");
   print(verb->second(s), s, properties.name);

@@ -17,6 +17,8 @@ struct BenchShape {
   int64_t layers = 12, width = 768, vocab = 50257, batch = 8, sequence = 1024, repeats = 20;
   int64_t slots = 0;  // examples of a microbatch; 0: all
   std::string compute = "bf16";
+  std::string norms = "auto";  // or gram, direct, materialise: how all matrices are measured
+  bool recompute = false;      // layers are run again before their backward pass
 };
 
 struct Timing {
@@ -57,5 +59,9 @@ inline std::string shape_text(const BenchShape& s, int64_t parameters) {
 // `gpu_bench step`: whole private steps beside the same engine's without privacy. In src/device where
 // LibTorch is built in; otherwise it throws Unsupported.
 std::vector<Timing> bench_step(const BenchShape& shape);
+// `gpu_bench step --check`: private steps on the GPU beside steps on the CPU (tests/device/step_check.h), on
+// shapes of its own. Prints what was compared and what differs; whether nothing does. As above without
+// LibTorch.
+bool check_step();
 
 }  // namespace dpfa::kernels::cuda

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/segment_tiles.cuh"
+#include "src/base/plant.h"
 
 namespace dpfa::kernels::cuda {
 
@@ -31,18 +32,21 @@ struct Squares {
 struct Materialise {
   static constexpr bool kOneSum = false;
   double* slots;
-  uint16_t* gradients;
-  int64_t stride;
+  uint16_t* gradients;  // (examples, elements)
+  int64_t elements;
+  const int64_t* first_element;  // (matrices)
   __device__ __forceinline__ void begin(int32_t*) const {}
   template <class Layout>
   __device__ __forceinline__ void close(const SegmentTables& t, const ProductTask& task, int64_t example,
                                         typename Layout::Sums& sum, int32_t*) const {
-    uint16_t* gradient = gradients + example * stride + task.product->offset;
+    uint16_t* gradient = gradients + example * elements + first_element[task.matrix];
     double squares = 0;
     for_each_entry<Layout>(task, [&](int number, int64_t row, int64_t column) {
       const uint16_t bits = to_bfloat16(Layout::at(sum, number));
       gradient[row * task.product->columns + column] = bits;
-      const double v = __uint_as_float(static_cast<uint32_t>(bits) << 16);
+      const double v = DPFA_PLANT("measured_before_rounding")
+                           ? Layout::at(sum, number)
+                           : __uint_as_float(static_cast<uint32_t>(bits) << 16);
       squares = fma(v, v, squares);
     });
     squares = warp_sum(squares);

@@ -89,18 +89,18 @@ __global__ void sum_slots_kernel(const SegmentTables tables, const double* slots
 
 // One thread per element of any matrix. What an example without tokens left in memory is not its gradient.
 __global__ void add_materialised_kernel(const SegmentTables tables, const int64_t* first_element,
-                                        const uint16_t* gradients, int64_t stride, int32_t* sum) {
+                                        const uint16_t* gradients, int32_t* sum) {
   const int64_t element = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (element >= first_element[tables.matrices]) return;
+  const int64_t elements = first_element[tables.matrices];
+  if (element >= elements) return;
   const int64_t matrix = last_at_most(first_element, tables.matrices, element);
-  const int64_t at = tables.products[matrix].offset + element - first_element[matrix];
   int32_t total = 0;
   for (int64_t b = 0; b < tables.examples; ++b) {
     if (!(tables.scales[b] > 0) || tables.offsets[b] == tables.offsets[b + 1]) continue;
-    const float v = __uint_as_float(static_cast<uint32_t>(gradients[b * stride + at]) << 16);
+    const float v = __uint_as_float(static_cast<uint32_t>(gradients[b * elements + element]) << 16);
     total += scaled_integer(tables.scales[b], v);
   }
-  sum[at] += total;
+  sum[tables.products[matrix].offset + element - first_element[matrix]] += total;
 }
 
 bool is_aligned(const uint16_t* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -181,10 +181,10 @@ void SegmentGemmPlan::squares(const uint8_t* active, double* squares, cudaStream
   sum_slots(active, squares, stream);
 }
 
-void SegmentGemmPlan::materialise(const uint8_t* active, uint16_t* gradients, int64_t stride, double* squares,
+void SegmentGemmPlan::materialise(const uint8_t* active, uint16_t* gradients, double* squares,
                                   cudaStream_t stream) {
   slots_.fill_bytes(unwritten_byte(), stream);
-  launch(active, nullptr, Materialise{slots_.data(), gradients, stride}, stream);
+  launch(active, nullptr, Materialise{slots_.data(), gradients, elements_, first_element_.data()}, stream);
   sum_slots(active, squares, stream);
 }
 
@@ -192,14 +192,13 @@ void SegmentGemmPlan::add_integers(const float* scales, int32_t* sum, cudaStream
   launch(nullptr, scales, AddIntegers{sum}, stream);
 }
 
-void SegmentGemmPlan::add_materialised(const float* scales, const uint16_t* gradients, int64_t stride,
-                                       int32_t* sum, cudaStream_t stream) {
+void SegmentGemmPlan::add_materialised(const float* scales, const uint16_t* gradients, int32_t* sum,
+                                       cudaStream_t stream) {
   if (elements_ == 0 || examples_ == 0) return;
   const SegmentTables tables = {products_.data(), offsets_.data(), first_tile_.data(), matrices_, examples_,
                                 nullptr,          scales};
   const auto blocks = static_cast<unsigned>((elements_ + kThreads - 1) / kThreads);
-  add_materialised_kernel<<<blocks, kThreads, 0, stream>>>(tables, first_element_.data(), gradients, stride,
-                                                           sum);
+  add_materialised_kernel<<<blocks, kThreads, 0, stream>>>(tables, first_element_.data(), gradients, sum);
   check_launch("add_materialised");
 }
 

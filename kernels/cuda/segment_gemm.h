@@ -56,19 +56,19 @@ class SegmentGemmPlan {
 
   int64_t matrices() const { return matrices_; }
   int64_t examples() const { return examples_; }
+  int64_t elements() const { return elements_; }  // of all matrices of an example
 
   // active, squares (matrices, B) on the device. squares is NaN where an example is not active, and where a
   // slot was not written; 0 for an example without tokens.
   void squares(const uint8_t* active, double* squares, cudaStream_t stream);
-  // gradients (B, stride) bfloat16 bits; only the matrices of active examples with tokens are written.
-  void materialise(const uint8_t* active, uint16_t* gradients, int64_t stride, double* squares,
-                   cudaStream_t stream);
+  // gradients (B, elements()) bfloat16 bits, one matrix behind another; only those of active examples with
+  // tokens are written.
+  void materialise(const uint8_t* active, uint16_t* gradients, double* squares, cudaStream_t stream);
   // scales (B): c_b / grid step, rounded down (clip.h); 0 where an example contributes nothing.
   void add_integers(const float* scales, int32_t* sum, cudaStream_t stream);
   // The same from materialised gradients, so that what was measured after rounding to bfloat16 is what is
   // added.
-  void add_materialised(const float* scales, const uint16_t* gradients, int64_t stride, int32_t* sum,
-                        cudaStream_t stream);
+  void add_materialised(const float* scales, const uint16_t* gradients, int32_t* sum, cudaStream_t stream);
   void add_floats(const float* factors, float* sum, cudaStream_t stream);
 
  private:

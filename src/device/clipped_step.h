@@ -10,6 +10,11 @@
 // operations of LibTorch (gpt2.h) and is not shown here, so no configuration reaches this class: it is
 // measured and tested, not trained with.
 //
+// Where the model recomputes its layers, no layer's records outlive it: one backward pass measures, a second
+// measures again and adds. Both must give every contributing example the same numbers, bit for bit, which
+// takes operations that repeat theirs (fused_attention.h): otherwise accumulate() throws InternalError, and
+// the sum is released no more.
+//
 // The sum cannot be read: release() alone consumes it, once per draw, and leaves it zero.
 #pragma once
 
@@ -17,13 +22,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <span>
+#include <utility>
 
 #include "kernels/example_kernels.h"
 #include "src/device/gpt2.h"
+#include "src/device/method_choice.h"
 
 namespace dpfa::test {
-struct ClippedStepAccess;  // tests/device/clipped_step_test.cc
+struct ClippedStepAccess;  // tests/device/step_access.h
 }
 
 namespace dpfa::device {
@@ -35,15 +43,15 @@ struct Parameters {
   at::Tensor compute;        // in the compute type; the weights themselves where that is f32
 };
 
-enum class NormChoice { kByCost, kGram, kDirect };
-
 // The numbers of a plan that a step needs.
 struct StepNumbers {
   double max_grad_norm;
   int grid_exponent;  // one unit of the sum is 2^grid_exponent; at least max_grad_norm x 2^-23
   kernels::NoiseSpec noise;
-  double divisor;                          // public
-  NormChoice norms = NormChoice::kByCost;  // of matrices; all give the same up to the certified slack
+  double divisor;  // public
+  // Of matrices. All give the same up to the certified slack and, where gradients are kept, the rounding of
+  // what is kept; chosen once for each number of examples and tokens of a microbatch.
+  MethodSettings methods = {};
 };
 
 enum class Phase { kForwardBackward, kNorms, kProducts, kRelease };
@@ -66,8 +74,11 @@ class ClippedStep {
  private:
   friend struct test::ClippedStepAccess;
   class Pass;
+  using Methods = std::map<int64_t, kernels::NormMethod>;  // of each matrix, by its offset
 
   void make_room(int64_t contributions);
+  const Methods& methods_for(const model::Batch& batch);
+  at::Tensor settle(const at::Tensor& squares, const at::Tensor& selected);
   void done(Phase phase) const {
     if (on_phase_) on_phase_(phase);
   }
@@ -77,8 +88,9 @@ class ClippedStep {
   kernels::ExampleKernels& kernels_;
   Parameters& parameters_;
   std::function<void(Phase)> on_phase_;
-  at::Tensor sum_;                // (P) i32
-  at::Tensor wide_;               // (P) i64; undefined until the first flush
+  std::map<std::pair<int64_t, int64_t>, Methods> methods_;  // by examples and tokens of a microbatch
+  at::Tensor sum_;                                          // (P) i32
+  at::Tensor wide_;                                         // (P) i64; undefined until the first flush
   at::Tensor squares_, factors_;  // (B) f64 of the last microbatch: private, for tests
   int64_t since_flush_ = 0;       // contributions in sum_
   int64_t microbatches_ = 0;      // of this draw; read by planted bugs only
@@ -87,8 +99,5 @@ class ClippedStep {
 
 // The operands' type of kernels for a model that computes in f32, bf16 or f64.
 kernels::Element element_of(at::ScalarType compute);
-
-// Whether Gram matrices cost fewer operations than the gradient itself: (T + tile)(d + p) < 2 d p.
-bool prefers_gram(int64_t tokens, int64_t inputs, int64_t outputs);
 
 }  // namespace dpfa::device

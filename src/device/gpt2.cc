@@ -2,10 +2,12 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <cstdlib>
 #include <vector>
 
 #include "kernels/attention.h"
 #include "src/base/check.h"
+#include "src/base/plant.h"
 #include "src/device/cross_entropy.h"
 #include "src/device/upload.h"
 #include "src/model/gpt2_weights_view.h"
@@ -39,6 +41,10 @@ at::Tensor layer_norm_input_gradient(const at::Tensor& g, const at::Tensor& x, c
                                                     {true, false, false}));
 }
 
+int64_t head_offset(const plan::Gpt2Shape& shape, const std::vector<model::ParameterInfo>& parameters) {
+  return shape.tied_head ? parameters[0].offset : parameters.back().offset;
+}
+
 // (N), in the type that reducers read: LibTorch's kernel for CPUs leaves bf16 statistics in bf16.
 at::Tensor statistic(const at::Tensor& values) {
   return values.flatten().to(values.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
@@ -47,17 +53,22 @@ at::Tensor statistic(const at::Tensor& values) {
 }  // namespace
 
 struct Gpt2::State {
-  State(const plan::Gpt2Shape& model_shape, at::ScalarType type, at::Device where)
-      : shape(model_shape), compute(type), device(where), parameters(model::gpt2_parameters(shape)) {}
+  State(const plan::Gpt2Shape& model_shape, at::ScalarType type, at::Device where, bool recomputes)
+      : shape(model_shape),
+        compute(type),
+        device(where),
+        recompute_layers(recomputes),
+        parameters(model::gpt2_parameters(shape)) {}
 
   plan::Gpt2Shape shape;
   at::ScalarType compute;
   at::Device device;
+  bool recompute_layers;
   std::vector<model::ParameterInfo> parameters;
   model::Gpt2Weights weights;
 
   model::BatchRows batch;
-  std::vector<LayerActivations> layers;
+  std::vector<LayerActivations> layers;  // their inputs alone where the rest is recomputed
   at::Tensor final_x, logits_memory, logits;
   Normed final_normed;
 
@@ -66,6 +77,8 @@ struct Gpt2::State {
   kernels::AttentionShape attention_shape() const {
     return {batch.offsets, shape.heads, shape.heads, shape.width / shape.heads, /*causal=*/true};
   }
+  // All of a layer but its output.
+  LayerActivations activate(int64_t l, const at::Tensor& x) const;
   at::Tensor layer_forward(int64_t l, const at::Tensor& x);
   at::Tensor layer_backward(int64_t l, const at::Tensor& output_gradient, model::GradientVisitor& visitor);
   at::Tensor attention_backward(const LayerActivations& a, const at::Tensor& g) const;
@@ -87,8 +100,8 @@ void Gpt2::State::make_logits() {
   logits = logits_memory.narrow(0, 0, rows).narrow(1, 0, shape.vocab);
 }
 
-at::Tensor Gpt2::State::layer_forward(int64_t l, const at::Tensor& x) {
-  LayerActivations& a = layers[l];
+LayerActivations Gpt2::State::activate(int64_t l, const at::Tensor& x) const {
+  LayerActivations a;
   const model::Gpt2LayerWeights& w = weights.layers[l];
   const int64_t c = shape.width;
   a.x = x;
@@ -101,7 +114,18 @@ at::Tensor Gpt2::State::layer_forward(int64_t l, const at::Tensor& x) {
   a.second = layer_norm(a.x2, w.ln2_gain, w.ln2_shift);
   a.hidden = at::addmm(w.fc_bias, a.second.y, w.fc);
   a.activated = at::gelu(a.hidden, "tanh");
-  return at::addmm(w.output_bias, a.activated, w.output).add_(a.x2);
+  return a;
+}
+
+at::Tensor Gpt2::State::layer_forward(int64_t l, const at::Tensor& x) {
+  LayerActivations a = activate(l, x);
+  const at::Tensor out = at::addmm(weights.layers[l].output_bias, a.activated, weights.layers[l].output);
+  out.add_(a.x2);
+  if (recompute_layers)
+    layers[l].x = x;
+  else
+    layers[l] = std::move(a);
+  return out;
 }
 
 at::Tensor Gpt2::State::attention_backward(const LayerActivations& a, const at::Tensor& g) const {
@@ -118,7 +142,7 @@ at::Tensor Gpt2::State::attention_backward(const LayerActivations& a, const at::
 // read for the last time; what a record holds stays with the visitor.
 at::Tensor Gpt2::State::layer_backward(int64_t l, const at::Tensor& output_gradient,
                                        model::GradientVisitor& visitor) {
-  LayerActivations a = std::move(layers[l]);
+  LayerActivations a = recompute_layers ? activate(l, layers[l].x) : std::move(layers[l]);
   const model::Gpt2LayerWeights& w = weights.layers[l];
   const auto offset = [&](int k) { return parameters[2 + 12 * l + k].offset; };
 
@@ -139,8 +163,28 @@ at::Tensor Gpt2::State::layer_backward(int64_t l, const at::Tensor& output_gradi
   return layer_norm_input_gradient(g, a.x, a.first, w.ln1_gain, w.ln1_shift).add_(x2_gradient);
 }
 
-Gpt2::Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, at::Device device)
-    : state_(std::make_unique<State>(shape, compute, device)) {
+std::vector<MatrixParameter> matrices_of(const plan::Gpt2Shape& shape) {
+  const std::vector<model::ParameterInfo> parameters = model::gpt2_parameters(shape);
+  const int64_t c = shape.width;
+  std::vector<MatrixParameter> matrices = {{head_offset(shape, parameters), c, shape.vocab, true}};
+  for (int64_t l = shape.layers - 1; l >= 0; --l) {
+    const auto offset = [&](int k) { return parameters[2 + 12 * l + k].offset; };
+    matrices.push_back({offset(10), 4 * c, c, false});
+    matrices.push_back({offset(8), c, 4 * c, false});
+    matrices.push_back({offset(4), c, c, false});
+    matrices.push_back({offset(2), c, 3 * c, false});
+  }
+  return matrices;
+}
+
+void use_repeatable_operations() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // without it LibTorch then refuses products
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
+Gpt2::Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, at::Device device, bool recompute_layers)
+    : state_(std::make_unique<State>(shape, compute, device, recompute_layers)) {
   DPFA_CHECK(compute == at::kFloat || compute == at::kBFloat16 || (compute == at::kDouble && device.is_cpu()),
              c10::toString(compute));
 }
@@ -148,6 +192,7 @@ Gpt2::Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, at::Device devi
 Gpt2::~Gpt2() = default;
 
 const plan::Gpt2Shape& Gpt2::shape() const { return state_->shape; }
+bool Gpt2::recomputes_layers() const { return state_->recompute_layers; }
 at::ScalarType Gpt2::compute() const { return state_->compute; }
 at::Device Gpt2::device() const { return state_->device; }
 std::span<const int64_t> Gpt2::offsets() const { return state_->batch.offsets; }
@@ -177,6 +222,7 @@ at::Tensor Gpt2::forward(const model::Batch& batch, bool for_backward) {
   s.final_normed = layer_norm(x, s.weights.final_gain, s.weights.final_shift);
   s.make_logits();
   at::mm_out(s.logits, s.final_normed.y, s.weights.head.t());
+  if (DPFA_PLANT("slot_dependent_product")) s.logits.slice(0, s.batch.offsets[1]).mul_(1 + 0x1p-7);
   const at::Tensor row_losses = cross_entropy(s.logits, s.batch.targets, s.batch.loss_weights, for_backward);
   std::vector<int64_t> example_of_row;
   for (int64_t b = 0; b < batch.examples; ++b)
@@ -188,15 +234,14 @@ void Gpt2::backward(model::GradientVisitor& visitor) {
   c10::InferenceMode guard;
   State& s = *state_;
   DPFA_CHECK(s.batch.count() > 0 && static_cast<int64_t>(s.layers.size()) == s.shape.layers);
-  const int64_t head_offset = s.shape.tied_head ? s.parameters[0].offset : s.parameters.back().offset;
   const model::ParameterInfo* final_norm = &s.parameters[2 + 12 * static_cast<size_t>(s.shape.layers)];
-  visitor.linear({s.final_normed.y, s.logits, head_offset, true}, std::nullopt);
+  visitor.linear({s.final_normed.y, s.logits, head_offset(s.shape, s.parameters), true}, std::nullopt);
   at::Tensor g = at::mm(s.logits, s.weights.head);
   visitor.layer_norm(g, s.final_x, statistic(s.final_normed.mean), statistic(s.final_normed.rstd),
                      final_norm[0].offset, final_norm[1].offset);
   g = layer_norm_input_gradient(g, s.final_x, s.final_normed, s.weights.final_gain, s.weights.final_shift);
   for (int64_t l = s.shape.layers - 1; l >= 0; --l) g = s.layer_backward(l, g, visitor);
-  s.layers.clear();
+  if (!s.recompute_layers) s.layers.clear();
   visitor.embedding({s.batch.ids, g, s.parameters[0].offset, s.parameters[1].offset,
                      s.shape.tied_head ? std::optional<size_t>(0) : std::nullopt});
 }

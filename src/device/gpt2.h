@@ -17,19 +17,34 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "src/model/gpt2.h"
 #include "src/plan/model_shape.h"
 
 namespace dpfa::device {
 
+// A matrix of linear layers, in the order in which a backward pass gives their records.
+struct MatrixParameter {
+  int64_t offset, inputs, outputs;
+  bool output_major;
+};
+std::vector<MatrixParameter> matrices_of(const plan::Gpt2Shape& shape);
+
+// Has LibTorch take the algorithms that repeat their bits from call to call, in this process from now on:
+// what a step that recomputes layers wants on a GPU. Before the first operation there.
+void use_repeatable_operations();
+
 class Gpt2 {
  public:
-  // `compute`: kFloat or kBFloat16, and kDouble on CPUs (tests).
-  Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, at::Device device);
+  // `compute`: kFloat or kBFloat16, and kDouble on CPUs (tests). recompute_layers: of a layer the forward
+  // pass keeps its input alone, and the backward pass runs the layer again first.
+  Gpt2(const plan::Gpt2Shape& shape, at::ScalarType compute, at::Device device,
+       bool recompute_layers = false);
   ~Gpt2();
 
   const plan::Gpt2Shape& shape() const;
+  bool recomputes_layers() const;
   at::ScalarType compute() const;
   at::Device device() const;
   // Reads `flat` (P, compute type, on the device, in the order of gpt2_parameters()) in place from now on.
@@ -38,9 +53,10 @@ class Gpt2 {
   // The loss of each example (B), f64 on the device: the weighted sum of its targets' cross-entropies; 0 for
   // an example without targets. With `for_backward` activations are kept.
   at::Tensor forward(const model::Batch& batch, bool for_backward);
-  // After forward(for_backward = true) on a batch with at least one row, once. What a visitor is given stays
-  // valid until the next forward pass. Rows of logit gradients lie at strides of multiples of 64 numbers, all
-  // others are contiguous.
+  // After forward(for_backward = true) on a batch with at least one row, once; where layers are recomputed
+  // again and again, with the same bits as far as LibTorch's operations repeat theirs. What a visitor is
+  // given stays valid until the next forward pass. Rows of logit gradients lie at strides of multiples of 64
+  // numbers, all others are contiguous.
   void backward(model::GradientVisitor& visitor);
 
   // Of the last forward pass: example b's rows are [offsets[b], offsets[b + 1]); ids (N), targets (N).

@@ -1,6 +1,8 @@
 // `gpu_bench step`: whole training steps on one GPU, private and not, on made tokens.
 #include <c10/cuda/CUDACachingAllocator.h>
 
+#include <cstdio>
+#include <map>
 #include <memory>
 
 #include "kernels/cuda/example_kernels.h"
@@ -69,7 +71,7 @@ struct Trained {
       : shape(shape_of(s)),
         type(s.compute == "bf16" ? at::kBFloat16 : at::kFloat),
         parameters(initial(shape), type, kGpu),
-        model(shape, type, kGpu) {
+        model(shape, type, kGpu, s.recompute) {
     model.bind(parameters.compute);
   }
   static std::vector<float> initial(const plan::Gpt2Shape& shape) {
@@ -101,11 +103,7 @@ class PrivateStep {
                                   trained_.shape.parameter_count(), nullptr)),
         library_(device::make_library_kernels(trained_.type, kGpu, *own_)),
         // Noise 1, sensitivity 1, a divisor of the batch size: numbers that a plan would have.
-        step_({1,
-               -22,
-               {.stddev_in_grid_units = 0x1p22},
-               static_cast<double>(s.batch),
-               s.compute == "bf16" ? device::NormChoice::kByCost : device::NormChoice::kDirect},
+        step_({1, -22, {.stddev_in_grid_units = 0x1p22}, static_cast<double>(s.batch), methods(s)},
               trained_.model, s.compute == "bf16" ? *own_ : *library_, trained_.parameters) {}
 
   void run(const Tokens& tokens) {
@@ -131,6 +129,17 @@ class PrivateStep {
   }
 
  private:
+  static device::MethodSettings methods(const BenchShape& s) {
+    const std::map<std::string, device::NormChoice> choices = {
+        {"auto", device::NormChoice::kMeasured},
+        {"gram", device::NormChoice::kGram},
+        {"direct", device::NormChoice::kDirect},
+        {"materialise", device::NormChoice::kMaterialise}};
+    return {.norms = choices.at(s.norms), .file = default_method_file(), .log = [](const std::string& line) {
+              std::fprintf(stderr, "gpu_bench: %s\n", line.c_str());
+            }};
+  }
+
   Trained trained_;
   std::unique_ptr<ExampleKernels> own_, library_;
   device::ClippedStep step_;
@@ -176,8 +185,11 @@ double peak_mib(const BenchShape& s, Tokens& tokens) {
 
 std::vector<Timing> bench_step(const BenchShape& s) {
   if (s.width % 64 != 0) throw ConfigError("--width must be a multiple of 64: heads have 64 channels");
+  if (s.compute == "fp32" && s.norms == "gram")
+    throw ConfigError("--norms gram needs --compute bf16: the kernels for Gram norms take bf16 operands");
   if ((s.slots > 0 ? s.slots : s.batch) > 255)
     throw ConfigError("more than 255 examples in one microbatch: give --slots of at most 255");
+  if (s.recompute) device::use_repeatable_operations();
   Tokens tokens(s);
   at::zeros({1}, kGpu);  // the context of the device counts to no step
   const double peak = peak_mib<PrivateStep>(s, tokens), plain_peak = peak_mib<PlainStep>(s, tokens);
@@ -200,8 +212,9 @@ std::vector<Timing> bench_step(const BenchShape& s) {
     baseline_seconds.push_back(second);
     for (size_t i = 0; i < parts.size(); ++i) phases[i].push_back(parts[i]);
   }
-  Timing result = {"step/" + shape_text(s, shape_of(s).parameter_count()) + "/flat", median(seconds),
-                   median(baseline_seconds), "the same engine without clipping and noise"};
+  Timing result = {"step/" + shape_text(s, shape_of(s).parameter_count()) + "/flat" +
+                       (s.norms == "auto" ? "" : "/" + s.norms) + (s.recompute ? "/recompute" : ""),
+                   median(seconds), median(baseline_seconds), "the same engine without clipping and noise"};
   for (size_t i = 0; i < phases.size(); ++i) result.more.emplace_back(kPhaseNames[i], median(phases[i]));
   result.more.emplace_back("peak_device_mib", peak);
   result.more.emplace_back("baseline_peak_device_mib", plain_peak);

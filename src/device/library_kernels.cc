@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/token_groups.h"
 #include "src/base/check.h"
+#include "src/base/plant.h"
 #include "src/device/clipped_step.h"
 #include "src/device/upload.h"
 
@@ -11,6 +12,7 @@ namespace dpfa::device {
 namespace {
 
 using kernels::ExampleMatrix;
+using kernels::NormMethod;
 
 class LibraryKernels final : public kernels::ExampleKernels {
  public:
@@ -18,6 +20,9 @@ class LibraryKernels final : public kernels::ExampleKernels {
       : options_(at::TensorOptions().dtype(type).device(device)), others_(others) {}
 
   kernels::Element element() const override { return element_of(options_.dtype().toScalarType()); }
+  std::string name() const override { return others_.name() + "/LibTorch"; }
+  bool has_gram_norms() const override { return false; }
+  void wait() override { others_.wait(); }
   void set_examples(std::span<const int64_t> offsets, std::span<const int64_t> ids) override {
     others_.set_examples(offsets, ids);
     offsets_.assign(offsets.begin(), offsets.end());
@@ -67,8 +72,10 @@ class LibraryKernels final : public kernels::ExampleKernels {
   }
 
   void set_matrices(std::span<const ExampleMatrix> matrices) override {
-    for (const ExampleMatrix& m : matrices) DPFA_CHECK(!m.by_gram, "no Gram norms by LibTorch's operations");
+    for (const ExampleMatrix& m : matrices)
+      DPFA_CHECK(m.method != NormMethod::kGram, "no Gram norms by LibTorch's operations");
     matrices_.assign(matrices.begin(), matrices.end());
+    kept_.clear();
   }
   void gram_norms() override {}
   void cross_terms(const kernels::TiedTable&, double*, double*) override {
@@ -80,12 +87,23 @@ class LibraryKernels final : public kernels::ExampleKernels {
   // What is not selected is measured too: to ask which are would wait for the device.
   void matrix_squares(const uint8_t*, double* squares) override {
     view(squares, {examples()}).zero_();
+    kept_.clear();
     for (const ExampleMatrix& m : matrices_)
-      for (int64_t b = 0; b < examples(); ++b) add_square(gradient(m, b), squares + b);
+      for (int64_t b = 0; b < examples(); ++b) {
+        at::Tensor values = gradient(m, b);
+        if (m.method == NormMethod::kMaterialise) {
+          kept_.push_back(values.to(options_.dtype()));
+          if (!DPFA_PLANT("measured_before_rounding")) values = kept_.back();
+        }
+        add_square(values, squares + b);
+      }
   }
   void add_products(const float* scales, int32_t* sum) override {
+    size_t next = 0;
     for (const ExampleMatrix& m : matrices_)
-      for (int64_t b = 0; b < examples(); ++b) add_scaled(gradient(m, b), scales + b, sum + m.offset);
+      for (int64_t b = 0; b < examples(); ++b)
+        add_scaled(m.method == NormMethod::kMaterialise ? kept_.at(next++) : gradient(m, b), scales + b,
+                   sum + m.offset);
   }
 
   void sum_parts(const double* parts, int64_t count, double* squares) override {
@@ -154,6 +172,7 @@ class LibraryKernels final : public kernels::ExampleKernels {
   kernels::cuda::TokenGroups groups_;
   at::Tensor group_of_row_, group_ids_;  // (N), (groups)
   std::vector<ExampleMatrix> matrices_;
+  std::vector<at::Tensor> kept_;  // of the matrices that are materialised, example by example
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 // The kernels of a clipped step by LibTorch's operations, for operands of any type on any device: what runs
 // where no kernel of our own takes the operands (f32 on a GPU), and what our own are compared with.
 //
-// Every matrix is measured from the gradient itself, one example at a time, and the gradient is formed again
-// to be added: that both have the same bits is LibTorch's promise of repeatable products, not shown here. By
-// Gram matrices nothing is measured: a matrix that asks for it is an InternalError.
+// Every matrix is measured from the gradient itself, one example at a time. Where it is formed again to be
+// added, that both have the same bits is LibTorch's promise of repeatable products, not shown here. By Gram
+// matrices nothing is measured: a matrix that asks for it is an InternalError.
 #pragma once
 
 #include <ATen/ATen.h>

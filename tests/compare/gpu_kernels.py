@@ -105,8 +105,8 @@ def main():
             theirs = weight_gradients(torch, batch, sequence)
             for what in ("norms", "products"):
                 take_turns(what, shape, "weight gradients", theirs)
-            for compute in ("bf16", "fp32"):
-                take_turns("step", shape + ["--compute", compute], "training step, fused AdamW",
+            for compute, more in (("bf16", []), ("bf16", ["--recompute"]), ("fp32", [])):
+                take_turns("step", shape + ["--compute", compute] + more, "training step, fused AdamW",
                            training_step(torch, batch, sequence, compute))
         take_turns("noise", [], "fused AdamW", adamw(torch, 163_000_000))
 

@@ -188,6 +188,45 @@ TEST(DeviceGpt2, ANonFiniteExampleTouchesNoOther) {
   EXPECT_GT(untouched, 0);
 }
 
+TEST(DeviceGpt2, RecomputedLayersGiveTheSameRecordsAgainAndAgain) {
+  for (const at::ScalarType compute : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const plan::Gpt2Shape shape = tiny_shape(true);
+    const std::vector<float> weights = test::made_parameters(shape);
+    const std::vector<Example> examples = made_examples();
+    const int64_t all[] = {0, 1, 2, 3};
+    const data::Microbatch packed = test::pack(examples, all, 4, kTokens);
+    const std::vector<double> loss_weights(4, 0.1);
+    const at::Tensor flat =
+        at::from_blob(const_cast<float*>(weights.data()), {shape.parameter_count()}).to(compute);
+    std::vector<kernels::GradientRecords> passes;
+    for (const bool recompute : {false, true}) {
+      Gpt2 model(shape, compute, at::kCPU, recompute);
+      model.bind(flat);
+      model.forward({4, kTokens, packed.input_ids, packed.targets, loss_weights, packed.records}, true);
+      for (int pass = 0; pass < (recompute ? 2 : 1); ++pass) {
+        Records visitor(model.offsets());
+        model.backward(visitor);
+        for (kernels::LinearRecord& linear : visitor.records.linears) {
+          linear.input = linear.input.clone();
+          linear.output_gradient = linear.output_gradient.clone();
+        }
+        passes.push_back(visitor.records);
+      }
+    }
+    for (const size_t pass : {1, 2}) {
+      ASSERT_EQ(passes[pass].linears.size(), passes[0].linears.size());
+      for (size_t k = 0; k < passes[0].linears.size(); ++k) {
+        EXPECT_TRUE(passes[pass].linears[k].input.equal(passes[0].linears[k].input)) << k;
+        EXPECT_TRUE(passes[pass].linears[k].output_gradient.equal(passes[0].linears[k].output_gradient)) << k;
+      }
+      ASSERT_EQ(passes[pass].vectors.size(), passes[0].vectors.size());
+      for (size_t k = 0; k < passes[0].vectors.size(); ++k)
+        EXPECT_TRUE(passes[pass].vectors[k].per_example.equal(passes[0].vectors[k].per_example)) << k;
+      EXPECT_TRUE(passes[pass].embedding->row_gradient.equal(passes[0].embedding->row_gradient));
+    }
+  }
+}
+
 TEST(DeviceGpt2, NoExamplesAndNoTokensGiveNoLoss) {
   const plan::Gpt2Shape shape = tiny_shape(true);
   const std::vector<float> weights = test::made_parameters(shape);

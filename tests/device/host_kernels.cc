@@ -18,6 +18,8 @@ int32_t to_grid(double value, float scale) {
   return static_cast<int32_t>(std::lrint(static_cast<double>(scale) * value));
 }
 
+using kernels::NormMethod;
+
 struct Bfloat16 {
   uint16_t bits;
   explicit operator double() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
@@ -33,6 +35,9 @@ class HostKernels final : public kernels::ExampleKernels {
     if constexpr (std::is_same_v<T, double>) return kernels::Element::kDouble;
     return std::is_same_v<T, float> ? kernels::Element::kFloat : kernels::Element::kBFloat16;
   }
+  std::string name() const override { return "loops"; }
+  bool has_gram_norms() const override { return true; }
+  void wait() override {}
   void set_examples(std::span<const int64_t> offsets, std::span<const int64_t> ids) override {
     offsets_.assign(offsets.begin(), offsets.end());
     ids_.assign(ids.begin(), ids.end());
@@ -107,10 +112,11 @@ class HostKernels final : public kernels::ExampleKernels {
     const size_t pairs = matrices_.size() * static_cast<size_t>(examples());
     results_.assign(pairs, {kNan, kNan, kNan});
     certified_.assign(pairs, 0);
+    kept_.assign(pairs, {});
   }
   void gram_norms() override {
     for (size_t k = 0; k < matrices_.size(); ++k)
-      for (int64_t b = 0; matrices_[k].by_gram && b < examples(); ++b) {
+      for (int64_t b = 0; matrices_[k].method == NormMethod::kGram && b < examples(); ++b) {
         results_[at(k, b)] = gram(matrices_[k], b);
         certify(k, b);
       }
@@ -138,20 +144,30 @@ class HostKernels final : public kernels::ExampleKernels {
   }
   void matrix_squares(const uint8_t* selected, double* squares) override {
     if (!begin_part("matrix_squares", squares)) return;
+    if (calls_ != nullptr) drift_ *= calls_->drift;
     for (size_t k = 0; k < matrices_.size(); ++k)
       for (int64_t b = 0; b < examples(); ++b) {
-        const bool direct = certified_[at(k, b)] == 0;
-        if (calls_ != nullptr && selected[b] != 0) ++(direct ? calls_->direct : calls_->gram);
-        if (!direct) squares[b] += upper_squared(results_[at(k, b)]);
+        const bool is_kept = matrices_[k].method == NormMethod::kMaterialise,
+                   direct = certified_[at(k, b)] == 0;
+        if (calls_ != nullptr && selected[b] != 0)
+          ++(is_kept ? calls_->kept : direct ? calls_->direct : calls_->gram);
+        if (!direct) squares[b] += upper_squared(results_[at(k, b)]) * drift_;
         if (!direct || selected[b] == 0) continue;
-        for (const double v : product(matrices_[k], b)) squares[b] += v * v;
+        std::vector<double> values = product(matrices_[k], b);
+        for (double& v : values) {
+          if (is_kept) v = as_operand(v);
+          squares[b] += v * v * drift_;
+        }
+        if (is_kept) kept_[at(k, b)] = std::move(values);
       }
   }
   void add_products(const float* scales, int32_t* sum) override {
-    for (const ExampleMatrix& m : matrices_)
+    for (size_t k = 0; k < matrices_.size(); ++k)
       for (int64_t b = 0; b < examples(); ++b) {
         if (!(scales[b] > 0)) continue;
-        const std::vector<double> values = product(m, b);
+        const ExampleMatrix& m = matrices_[k];
+        const std::vector<double>& kept = kept_[at(k, b)];
+        const std::vector<double> values = kept.empty() ? product(m, b) : kept;
         for (size_t i = 0; i < values.size(); ++i)
           sum[m.offset + static_cast<int64_t>(i)] += to_grid(values[i], scales[b]);
       }
@@ -200,6 +216,14 @@ class HostKernels final : public kernels::ExampleKernels {
   }
   static double at(const void* values, int64_t i) {
     return static_cast<double>(static_cast<const T*>(values)[i]);
+  }
+  // Rounded to the operands' type.
+  static double as_operand(double v) {
+    if constexpr (std::is_same_v<T, double>) return v;
+    const auto nearest = static_cast<float>(v);
+    if constexpr (std::is_same_v<T, float>) return nearest;
+    const auto bits = std::bit_cast<uint32_t>(nearest);
+    return std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
   }
   static double dot(const void* a, int64_t i, const void* b, int64_t j, int64_t n) {
     double sum = 0;
@@ -262,6 +286,8 @@ class HostKernels final : public kernels::ExampleKernels {
   std::vector<ExampleMatrix> matrices_;
   std::vector<GramResult> results_;
   std::vector<uint8_t> certified_;
+  std::vector<std::vector<double>> kept_;  // of each pair; empty where it is not kept
+  double drift_ = 1;
 };
 
 }  // namespace

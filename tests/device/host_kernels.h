@@ -16,8 +16,9 @@ namespace dpfa::test {
 // How often each call was made, and which matrices were measured by which way.
 struct KernelCalls {
   std::map<std::string, int> counts;
-  int64_t gram = 0, direct = 0;  // pairs of a matrix and an example
-  std::string left_out;          // the measurement that does not run: its squares are not written
+  int64_t gram = 0, direct = 0, kept = 0;  // pairs of a matrix and an example
+  std::string left_out;                    // the measurement that does not run: its squares are not written
+  double drift = 1;  // every measurement of matrices gives so much more than the one before
 };
 
 // `calls` may be null.

@@ -108,6 +108,16 @@ TEST_F(Times, OfAShapeAreMeasuredOnceForEachTypeAndThreadCount) {
   EXPECT_EQ(ask(file, shape), first);
 }
 
+TEST_F(Times, OfAnotherMachineAreMeasuredAgain) {
+  const std::filesystem::path file = folder_.path() / "methods.txt";
+  const MatrixShape shape = shape_of(8, 16);
+  int measured = 0;
+  const auto measure = [&](const MatrixShape&, NormMethod) { return 1.0 + measured++; };
+  for (const std::string machine : {"a GPU/sm90", "a GPU/sm90/LibTorch", "another GPU/sm90", "a GPU/sm90"})
+    MethodTimes(file, machine).of(shape, measure);
+  EXPECT_EQ(measured, 3 * kNormMethods);
+}
+
 TEST_F(Times, ThatCannotBeReadOrKeptAreMeasuredAgain) {
   const MatrixShape shape = shape_of(8, 16);
   ask({}, shape);

@@ -256,11 +256,11 @@ void materialised_gradients_are_measured_after_rounding(Failures& f) {
     DeviceArray<uint16_t> gradients(examples * kParameters);
     gradients.fill_bytes(0xFF, nullptr);  // NaN: of an example without tokens nothing may be read
     DeviceArray<double> squares(2 * examples);
-    device.plan().materialise(active.data(), gradients.data(), kParameters, squares.data(), nullptr);
+    device.plan().materialise(active.data(), gradients.data(), squares.data(), nullptr);
     const std::vector<float> scales(examples, 4096.0f);
     const DeviceArray<float> on_device{std::span<const float>(scales)};
     DeviceArray<int32_t> sum{std::span<const int32_t>(std::vector<int32_t>(kParameters, 1))};
-    device.plan().add_materialised(on_device.data(), gradients.data(), kParameters, sum.data(), nullptr);
+    device.plan().add_materialised(on_device.data(), gradients.data(), sum.data(), nullptr);
     const std::vector<uint16_t> bits = gradients.to_host();
     const std::vector<double> got = squares.to_host();
     std::vector<int32_t> expected(kParameters, 1);

@@ -1,0 +1,134 @@
+#include "src/device/method_choice.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <map>
+#include <utility>
+
+namespace dpfa::device {
+namespace {
+
+using kernels::MatrixShape;
+using kernels::NormMethod;
+
+constexpr int64_t kMadeUpBytes = int64_t{256} << 20, kMadeUpExamples = 32;
+constexpr double kNever = 1e9;
+
+std::string method_name(NormChoice choice) {
+  switch (choice) {
+    case NormChoice::kGram:
+      return to_string(NormMethod::kGram);
+    case NormChoice::kDirect:
+      return to_string(NormMethod::kDirect);
+    case NormChoice::kMaterialise:
+      return to_string(NormMethod::kMaterialise);
+    case NormChoice::kMeasured:
+      break;
+  }
+  return "auto";
+}
+
+// A matrix of made-up examples of one length, with all that measuring and adding it reads and writes.
+class MadeUpMatrix {
+ public:
+  MadeUpMatrix(kernels::ExampleKernels& kernels, at::Device device, const MatrixShape& shape,
+               NormMethod method)
+      : kernels_(kernels),
+        examples_(std::clamp(kMadeUpBytes / (shape.inputs * shape.outputs *
+                                             static_cast<int64_t>(c10::elementSize(shape.compute))),
+                             int64_t{1}, kMadeUpExamples)),
+        input_(rows(shape, shape.inputs, device)),
+        output_gradient_(rows(shape, shape.outputs, device)),
+        selected_(at::ones({examples_}, at::TensorOptions().dtype(at::kByte).device(device))),
+        squares_(at::zeros({examples_}, selected_.options().dtype(at::kDouble))),
+        scales_(at::ones({examples_}, selected_.options().dtype(at::kFloat))),
+        sum_(at::zeros({shape.inputs * shape.outputs}, selected_.options().dtype(at::kInt))) {
+    const std::vector<int64_t> offsets = kernels::equal_offsets(examples_, shape.tokens),
+                               ids(examples_ * shape.tokens);
+    kernels_.set_examples(offsets, ids);
+    const at::Tensor &left = shape.output_major ? output_gradient_ : input_,
+                     &right = shape.output_major ? input_ : output_gradient_;
+    const int64_t inputs = shape.inputs, outputs = shape.outputs;
+    const kernels::ExampleMatrix matrix = {left.const_data_ptr(),
+                                           left.stride(0),
+                                           shape.output_major ? outputs : inputs,
+                                           right.const_data_ptr(),
+                                           right.stride(0),
+                                           shape.output_major ? inputs : outputs,
+                                           0,
+                                           method};
+    kernels_.set_matrices({&matrix, 1});
+  }
+
+  double seconds_per_example(int measurements) {
+    kernels_.wait();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < measurements; ++i) {
+      kernels_.gram_norms();
+      kernels_.matrix_squares(selected_.const_data_ptr<uint8_t>(), squares_.data_ptr<double>());
+    }
+    kernels_.add_products(scales_.const_data_ptr<float>(), sum_.data_ptr<int32_t>());
+    kernels_.wait();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    return elapsed.count() / static_cast<double>(examples_);
+  }
+
+ private:
+  // Rows at strides of multiples of 64 numbers, as those of logits are.
+  at::Tensor rows(const MatrixShape& shape, int64_t columns, at::Device device) const {
+    return at::randn({examples_ * shape.tokens, (columns + 63) / 64 * 64}, at::TensorOptions().device(device))
+        .to(shape.compute);
+  }
+
+  kernels::ExampleKernels& kernels_;
+  int64_t examples_;
+  at::Tensor input_, output_gradient_, selected_, squares_, scales_, sum_;
+};
+
+void log_choice(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods,
+                const MethodSettings& settings, const std::string& machine) {
+  std::map<std::pair<std::string, NormMethod>, int64_t> counts;
+  for (size_t k = 0; k < shapes.size(); ++k) ++counts[{shapes[k].key(), methods[k]}];
+  for (const auto& [what, count] : counts)
+    settings.log("gradient norms of " + std::to_string(count) + " x " + what.first + " on " + machine + ": " +
+                 to_string(what.second) +
+                 (settings.norms == NormChoice::kMeasured ? ", by measurement" : ", as asked for"));
+}
+
+}  // namespace
+
+double method_seconds(kernels::ExampleKernels& kernels, at::Device device, const MatrixShape& shape,
+                      NormMethod method, int measurements) {
+  if (method == NormMethod::kGram && !kernels.has_gram_norms()) return kNever;
+  c10::InferenceMode guard;
+  MadeUpMatrix matrix(kernels, device, shape, method);
+  matrix.seconds_per_example(measurements);
+  double least = std::numeric_limits<double>::infinity();
+  for (int run = 0; run < 5; ++run) least = std::min(least, matrix.seconds_per_example(measurements));
+  return least;
+}
+
+std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes, int64_t examples,
+                                       const MethodSettings& settings, kernels::ExampleKernels& kernels,
+                                       at::Device device) {
+  const kernels::NormMethodChoice choice = {
+      .method = method_name(settings.norms),
+      .budget_bytes = settings.budget_bytes,
+      .element_bytes =
+          shapes.empty() ? int64_t{1} : static_cast<int64_t>(c10::elementSize(shapes.front().compute)),
+      .machine =
+          kernels.name() +
+          (settings.measurements > 1 ? "/measured" + std::to_string(settings.measurements) : std::string()),
+      .file = settings.file};
+  const std::vector<NormMethod> methods =
+      methods_of(shapes, examples, choice, [&](const MatrixShape& shape, NormMethod method) {
+        return method_seconds(kernels, device, shape, method, settings.measurements);
+      });
+  if (settings.log) log_choice(shapes, methods, settings, choice.machine);
+  return methods;
+}
+
+}  // namespace dpfa::device

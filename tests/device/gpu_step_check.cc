@@ -1,0 +1,72 @@
+// `gpu_bench step --check`: steps of the GPU beside steps of the CPU.
+#include <cstdio>
+
+#include "kernels/cuda/example_kernels.h"
+#include "kernels/cuda/gpu_bench.h"
+#include "src/device/library_kernels.h"
+#include "tests/device/host_kernels.h"
+#include "tests/device/step_check.h"
+
+namespace dpfa::kernels::cuda {
+namespace {
+
+using device::NormChoice;
+using test::StepSide;
+
+const at::Device kGpu(at::kCUDA, 0);
+
+// bf16 on both sides, each with its own order of sums and places where it rounds. On the CPU bf16 and f32 are
+// 0.006, 0.0008 and 0.009 apart.
+constexpr test::StepTolerance kAcrossDevices = {0x1p-6, 0x1p-7, 0x1p-5};
+// f32 on both sides, without TF32.
+constexpr test::StepTolerance kAcrossDevicesF32 = {0x1p-10, 0x1p-10, 0x1p-10};
+// The same activations, norms of Gram matrices or of products rounded to bf16 or not.
+constexpr test::StepTolerance kOnOneDevice = {0x1p-6, 0x1p-6, 0x1p-6};
+
+StepSide::Kernels own(at::ScalarType, std::span<const DecayRange> decay, int64_t parameters) {
+  StepSide::Kernels kernels;
+  kernels.push_back(make_example_kernels(decay, parameters, nullptr));
+  return kernels;
+}
+StepSide::Kernels library(at::ScalarType compute, std::span<const DecayRange> decay, int64_t parameters) {
+  StepSide::Kernels kernels = own(compute, decay, parameters);
+  kernels.push_back(device::make_library_kernels(compute, kGpu, *kernels.front()));
+  return kernels;
+}
+StepSide::Kernels loops(at::ScalarType compute, std::span<const DecayRange> decay, int64_t) {
+  StepSide::Kernels kernels;
+  kernels.push_back(test::make_host_kernels(device::element_of(compute), decay));
+  return kernels;
+}
+
+}  // namespace
+
+bool check_step() {
+  device::use_repeatable_operations();
+  const StepSide cpu = {"the CPU's loops", at::kCPU, loops};
+  test::StepReport report;
+  for (const bool tied : {true, false}) {
+    const StepSide torch = {"LibTorch on the GPU", kGpu, library};
+    for (const auto& [name, norms] : {std::pair{"Gram kernels", NormChoice::kGram},
+                                      {"direct kernels", NormChoice::kDirect},
+                                      {"materialising kernels", NormChoice::kMaterialise},
+                                      {"measured kernels", NormChoice::kMeasured}})
+      for (const bool recompute : {false, true}) {
+        const StepSide tested = {std::string(name) + (recompute ? ", layers recomputed" : ""), kGpu, own,
+                                 norms, recompute};
+        test::compare_steps({at::kBFloat16, tied, tested, cpu, kAcrossDevices}, report);
+        test::compare_steps({at::kBFloat16, tied, tested, torch, kOnOneDevice}, report);
+      }
+    for (const NormChoice norms : {NormChoice::kDirect, NormChoice::kMaterialise}) {
+      StepSide tested = torch;
+      tested.norms = norms;
+      test::compare_steps({at::kFloat, tied, tested, cpu, kAcrossDevicesF32}, report);
+    }
+  }
+  for (const std::string& line : report.compared) std::printf("compared %s\n", line.c_str());
+  for (const std::string& line : report.differences) std::printf("DIFFERS %s\n", line.c_str());
+  std::printf("%zu comparisons, %zu differences\n", report.compared.size(), report.differences.size());
+  return report.differences.empty();
+}
+
+}  // namespace dpfa::kernels::cuda

@@ -1,0 +1,137 @@
+// The choice among the three methods with kernels on host memory, which are timed like a GPU's.
+#include "src/device/method_choice.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "src/device/gpt2.h"
+#include "src/device/library_kernels.h"
+#include "tests/device/host_kernels.h"
+#include "tests/support/temporary_folder.h"
+
+namespace dpfa::device {
+namespace {
+
+using kernels::MatrixShape;
+using kernels::NormMethod;
+
+const std::vector<kernels::DecayRange> kDecay = {{0, 1, true}};
+constexpr plan::Gpt2Shape kShape = {
+    .layers = 2, .width = 16, .heads = 2, .positions = 20, .vocab = 61, .tied_head = true};
+
+std::vector<MatrixShape> shapes_of_model(at::ScalarType compute) {
+  std::vector<MatrixShape> shapes;
+  for (const MatrixParameter& m : matrices_of(kShape))
+    shapes.push_back({12, m.inputs, m.outputs, m.output_major, compute});
+  return shapes;
+}
+
+class MethodChoice : public ::testing::Test {
+ protected:
+  std::vector<NormMethod> choose(at::ScalarType compute, const MethodSettings& settings,
+                                 bool library = false) {
+    const kernels::Element element =
+        compute == at::kBFloat16 ? kernels::Element::kBFloat16 : kernels::Element::kFloat;
+    const auto host = test::make_host_kernels(element, kDecay, &calls_);
+    const auto torch = make_library_kernels(compute, at::kCPU, *host);
+    MethodSettings logged = settings;
+    logged.file = file_;
+    logged.log = [this](const std::string& line) { lines_.push_back(line); };
+    return choose_methods(shapes_of_model(compute), 4, logged, library ? *torch : *host, at::kCPU);
+  }
+  std::vector<std::string> kept_lines() const {
+    std::vector<std::string> kept;
+    std::ifstream file(file_);
+    for (std::string line; std::getline(file, line);) kept.push_back(line);
+    return kept;
+  }
+
+  dpfa::testing::TemporaryFolder folder_;
+  std::filesystem::path file_ = folder_.path() / "methods.txt";
+  test::KernelCalls calls_;
+  std::vector<std::string> lines_;
+};
+
+// Head, output, fc, projection and qkv: five shapes of nine matrices.
+TEST_F(MethodChoice, MeasuresEachShapeOnceForEachDeviceAndType) {
+  const std::vector<NormMethod> first = choose(at::kBFloat16, {});
+  ASSERT_EQ(first.size(), 9u);
+  EXPECT_EQ(kept_lines().size(), 5u);
+  EXPECT_GT(calls_.gram, 0);
+  EXPECT_GT(calls_.direct, 0);
+  EXPECT_GT(calls_.kept, 0);
+  const int64_t measured = calls_.gram + calls_.direct + calls_.kept;
+  EXPECT_EQ(choose(at::kBFloat16, {}), first);
+  EXPECT_EQ(calls_.gram + calls_.direct + calls_.kept, measured) << "measured again";
+  choose(at::kFloat, {});
+  EXPECT_EQ(kept_lines().size(), 10u);
+  choose(at::kFloat, {}, /*library=*/true);
+  ASSERT_EQ(kept_lines().size(), 15u);
+  EXPECT_EQ(kept_lines().front().substr(0, 6), "loops/");
+  EXPECT_EQ(kept_lines().back().substr(0, 15), "loops/LibTorch/");
+  choose(at::kFloat, {.measurements = 2});
+  ASSERT_EQ(kept_lines().size(), 20u);
+  EXPECT_EQ(kept_lines().back().substr(0, 16), "loops/measured2/");
+  ASSERT_GE(lines_.size(), 5u);
+  EXPECT_NE(lines_.front().find("bf16 on loops: "), std::string::npos) << lines_.front();
+}
+
+TEST_F(MethodChoice, FollowsTheTimesAndTheBudget) {
+  std::ofstream(file_) << "loops/T12/16x61/fp32/out\t1 2 3\nloops/T12/64x16/fp32\t2 1 3\n"
+                          "loops/T12/16x64/fp32\t3 2 1\nloops/T12/16x16/fp32\t1 2 3\n"
+                          "loops/T12/16x48/fp32\t4 5 1\n";
+  const auto kGram = NormMethod::kGram, kDirect = NormMethod::kDirect, kKept = NormMethod::kMaterialise;
+  EXPECT_EQ(choose(at::kFloat, {.budget_bytes = 1 << 20}),
+            (std::vector{kGram, kDirect, kKept, kGram, kKept, kDirect, kKept, kGram, kKept}));
+  // 4 examples of the two 16 x 48 of f32, which save most per byte.
+  EXPECT_EQ(choose(at::kFloat, {.budget_bytes = 2 * 4 * 4 * 16 * 48}),
+            (std::vector{kGram, kDirect, kDirect, kGram, kKept, kDirect, kDirect, kGram, kKept}));
+  EXPECT_EQ(choose(at::kFloat, {.budget_bytes = 1})[4], kGram);
+  EXPECT_EQ(calls_.gram + calls_.direct + calls_.kept, 0) << "measured although all times were known";
+}
+
+// bf16 operands: a kept number takes two bytes.
+TEST_F(MethodChoice, CountsKeptGradientsInTheOperandsType) {
+  std::ofstream file(file_);
+  for (const char* key : {"16x61/bf16/out", "64x16/bf16", "16x64/bf16", "16x16/bf16", "16x48/bf16"})
+    file << "loops/T12/" << key << "\t2 2 1\n";
+  file.close();
+  int64_t bytes = 0;
+  for (const MatrixShape& shape : shapes_of_model(at::kBFloat16))
+    bytes += 4 * 2 * shape.inputs * shape.outputs;
+  const std::vector<NormMethod> all(9, NormMethod::kMaterialise);
+  EXPECT_EQ(choose(at::kBFloat16, {.budget_bytes = bytes}), all);
+  EXPECT_NE(choose(at::kBFloat16, {.budget_bytes = bytes - 1}), all);
+}
+
+TEST_F(MethodChoice, IsWhatWasAskedForAndIsLogged) {
+  for (const auto& [choice, method] : {std::pair{NormChoice::kGram, NormMethod::kGram},
+                                       {NormChoice::kDirect, NormMethod::kDirect},
+                                       {NormChoice::kMaterialise, NormMethod::kMaterialise}}) {
+    lines_.clear();
+    EXPECT_EQ(choose(at::kFloat, {.norms = choice}), std::vector<NormMethod>(9, method));
+    ASSERT_EQ(lines_.size(), 5u);
+    for (const std::string& line : lines_)
+      EXPECT_NE(line.find(to_string(method) + ", as asked for"), std::string::npos) << line;
+  }
+  EXPECT_TRUE(kept_lines().empty());
+}
+
+TEST_F(MethodChoice, NeverTakesGramNormsOfKernelsThatHaveNone) {
+  for (const NormMethod method : choose(at::kFloat, {}, /*library=*/true))
+    EXPECT_NE(method, NormMethod::kGram);
+}
+
+TEST_F(MethodChoice, EveryMethodTakesTime) {
+  const auto host = test::make_host_kernels(kernels::Element::kFloat, kDecay, &calls_);
+  for (int m = 0; m < kernels::kNormMethods; ++m) {
+    const double seconds =
+        method_seconds(*host, at::kCPU, {12, 16, 48, m == 1, at::kFloat}, static_cast<NormMethod>(m));
+    EXPECT_TRUE(std::isfinite(seconds) && seconds > 0) << seconds;
+  }
+}
+
+}  // namespace
+}  // namespace dpfa::device
