@@ -49,9 +49,10 @@ class Pass {
   using Sum = SumOf<T>;
 
   Pass(const GradientRecords& records, std::span<const uint8_t> selected, std::span<const NormMethod> methods,
-       FlatBuffer<std::byte>& kept)
+       bool constant_work, FlatBuffer<std::byte>& kept)
       : records_(records),
         methods_(methods),
+        constant_work_(constant_work),
         panels_(split_into_panels(records, c10::CppTypeToScalarType<Sum>::value)),
         examples_(records.examples()),
         selected_(examples_),
@@ -60,7 +61,8 @@ class Pass {
         first_strip_(examples_ + 1),
         crosses_(examples_),
         panel_squares_(panels_.size() * examples_) {
-    for (int64_t b = 0; b < examples_; ++b) selected_[b] = selected[b] != 0 && records.length(b) > 0;
+    for (int64_t b = 0; b < examples_; ++b)
+      selected_[b] = (selected[b] != 0 || constant_work) && records.length(b) > 0;
     count_tasks(records.offsets.data(), examples_, kGramTile, first_slot_.data());
     for (int64_t b = 0; b < examples_; ++b)
       first_strip_[b + 1] = first_strip_[b] + gram_strips(records.length(b));
@@ -70,6 +72,7 @@ class Pass {
     keep_panels(kept);
   }
 
+  // Whether the example is measured.
   bool is_selected(int64_t b) const { return selected_[b] != 0; }
   const ScatteredRows<T>& rows(int64_t b) const { return rows_[b]; }
 
@@ -99,7 +102,8 @@ class Pass {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t j = 0; j < static_cast<int64_t>(panels_.size()); ++j)
         for (int64_t b = 0; b < examples_; ++b)
-          if (outcomes[b].factor > 0) add_product(j, b, outcomes[b].factor, scratch, sink);
+          if (outcomes[b].factor > 0 || (constant_work_ && is_selected(b)))
+            add_product(j, b, outcomes[b].factor, scratch, sink);
     }
   }
 
@@ -164,7 +168,7 @@ class Pass {
       std::vector<Sum> scratch;
 #pragma omp for schedule(dynamic, 1)
       for (int64_t b = 0; b < examples_; ++b)
-        if (is_selected(b) && rows_[b].ids.empty()) rows_[b] = scatter_rows<T>(records_, b);
+        if (is_selected(b) && rows_[b].ids.empty()) rows_[b] = scatter_rows<T>(records_, b, constant_work_);
 #pragma omp for schedule(dynamic, 1)
       for (size_t i = 0; i < tasks.size(); ++i) run(tasks[i], scratch);
     }
@@ -276,6 +280,7 @@ class Pass {
 
   const GradientRecords& records_;
   std::span<const NormMethod> methods_;
+  bool constant_work_;
   std::vector<Panel> panels_;
   int64_t examples_;
   std::vector<uint8_t> selected_;
@@ -296,7 +301,7 @@ class GramRoute final : public NormRoute {
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
     with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
-      Pass<T> pass(records, selected, methods_for(records), kept_);
+      Pass<T> pass(records, selected, methods_for(records), choice_.constant_work, kept_);
       const std::vector<double> squares = pass.measure();
       const size_t matrices = records.linears.size();
       for (int64_t b = 0; b < records.examples(); ++b) {
@@ -305,8 +310,9 @@ class GramRoute final : public NormRoute {
         double total = small_parts_norm_squared<T>(records, b, pass.rows(b));
         for (size_t k = 0; k < matrices; ++k) total += squares[b * matrices + k];
         outcomes[b].norm = std::sqrt(total);
-        outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
-        if (outcomes[b].factor > 0) add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);
+        outcomes[b].factor = selected[b] ? clip_factor(outcomes[b].norm, max_grad_norm) : 0;
+        if (outcomes[b].factor > 0 || choice_.constant_work)
+          add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);
       }
       pass.add(outcomes, sink);
     });
@@ -328,7 +334,7 @@ class GramRoute final : public NormRoute {
 }  // namespace
 
 double method_seconds(const MatrixShape& shape, NormMethod method) {
-  const int64_t examples = 2 * omp_get_max_threads();
+  const int64_t examples = method == NormMethod::kMaterialise ? shape.kept : shape.examples;
   GradientRecords records;
   records.offsets = equal_offsets(examples, shape.tokens);
   const auto made_up = [&](int64_t columns) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <sstream>
@@ -20,7 +21,7 @@ namespace {
 
 constexpr size_t index_of(NormMethod method) { return static_cast<size_t>(method); }
 
-bool are_times(const MethodSeconds& seconds) {
+bool are_times(std::span<const double> seconds) {
   return std::all_of(seconds.begin(), seconds.end(), [](double s) { return std::isfinite(s) && s > 0; });
 }
 
@@ -57,7 +58,7 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
     const double gram = seconds[k][index_of(NormMethod::kGram)];
     const double direct = seconds[k][index_of(NormMethod::kDirect)];
     methods.push_back(gram <= direct ? NormMethod::kGram : NormMethod::kDirect);
-    bytes.push_back(examples * shapes[k].inputs * shapes[k].outputs * static_cast<int64_t>(sizeof(float)));
+    bytes.push_back(examples * shapes[k].gradient_bytes());
     saved_per_byte.push_back((std::min(gram, direct) - seconds[k][index_of(NormMethod::kMaterialise)]) /
                              static_cast<double>(shapes[k].inputs * shapes[k].outputs));
   }
@@ -75,21 +76,29 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
 
 MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) {
   std::ostringstream prefix;
-  prefix << processor_name() << "/threads" << omp_get_max_threads() << '/' << shape.key() << '\t';
+  prefix << processor_name() << "/threads" << omp_get_max_threads() << '/' << shape.key() << "/examples"
+         << shape.examples << "/kept" << shape.kept << '\t';
   const std::string key = prefix.str();
+  // The last is that of kMaterialise, which is not measured where there is no memory for it.
+  const size_t measured = shape.kept > 0 ? kNormMethods : kNormMethods - 1;
   MethodSeconds seconds;
+  seconds.fill(std::numeric_limits<double>::infinity());
+  const std::span<double> known = std::span(seconds).first(measured);
   if (!file_.empty()) {
     std::ifstream file(file_);
     for (std::string line; std::getline(file, line);) {
       if (!line.starts_with(key)) continue;
       std::istringstream values(line.substr(key.size()));
-      if (values >> seconds[0] >> seconds[1] >> seconds[2] && are_times(seconds)) return seconds;
+      for (double& s : known) values >> s;
+      if (values && are_times(known)) return seconds;
     }
   }
-  for (int m = 0; m < kNormMethods; ++m) seconds[m] = measure(shape, static_cast<NormMethod>(m));
+  for (size_t m = 0; m < measured; ++m) known[m] = measure(shape, static_cast<NormMethod>(m));
   if (file_.empty()) return seconds;
   std::ostringstream line;
-  line << key << seconds[0] << ' ' << seconds[1] << ' ' << seconds[2] << '\n';
+  line << key;
+  for (const double s : known) line << s << ' ';
+  line << '\n';
   std::error_code ignored;
   std::filesystem::create_directories(file_.parent_path(), ignored);
   // One write to the end of the file: ranks that measure at the same time do not mix their lines.
@@ -118,17 +127,22 @@ std::vector<NormMethod> methods_of(const GradientRecords& records, const NormMet
   std::map<std::string, MethodSeconds> known;
   std::vector<MatrixShape> shapes;
   std::vector<MethodSeconds> seconds;
-  int64_t one_example = 0;
+  int64_t budget = 0;
   for (const LinearRecord& linear : records.linears) {
-    const MatrixShape shape = {choice.tokens, linear.input.size(1), linear.output_gradient.size(1),
-                               linear.output_major, linear.input.scalar_type()};
-    shapes.push_back(shape);
-    one_example += linear.rows() * linear.columns() * static_cast<int64_t>(sizeof(float));
+    shapes.push_back({choice.tokens, linear.input.size(1), linear.output_gradient.size(1),
+                      linear.output_major, linear.input.scalar_type()});
+    budget += shapes.back().gradient_bytes();
+  }
+  if (choice.budget_bytes > 0) budget = choice.budget_bytes;
+  for (MatrixShape& shape : shapes) {
+    shape.examples = std::min<int64_t>(2 * omp_get_max_threads(), records.examples());
+    shape.kept = std::min(shape.examples, budget / shape.gradient_bytes());
     if (!known.contains(shape.key())) known[shape.key()] = times.of(shape, measure);
     seconds.push_back(known[shape.key()]);
+    if (choice.constant_work)
+      seconds.back()[index_of(NormMethod::kGram)] = std::numeric_limits<double>::infinity();
   }
-  const std::vector<NormMethod> methods = choose_methods(
-      shapes, seconds, records.examples(), choice.budget_bytes > 0 ? choice.budget_bytes : one_example);
+  const std::vector<NormMethod> methods = choose_methods(shapes, seconds, records.examples(), budget);
   if (choice.log) choice.log("gradient norms:" + summary(shapes, methods));
   return methods;
 }

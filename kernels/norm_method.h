@@ -26,15 +26,20 @@ enum class NormMethod : uint8_t { kGram, kDirect, kMaterialise };
 inline constexpr int kNormMethods = 3;
 std::string to_string(NormMethod method);
 
-// What the seconds of a matrix depend on: T tokens, d inputs, p outputs, and the rest of its record.
+// What the seconds of a matrix depend on: T tokens, d inputs, p outputs, the rest of its record, and of how
+// many examples they are measured.
 struct MatrixShape {
   int64_t tokens, inputs, outputs;
   bool output_major;
   at::ScalarType compute;
+  int64_t examples = 1;
+  int64_t kept = 1;         // examples of kMaterialise, whose gradients take memory; 0: it has none to take
   std::string key() const;  // "T64/768x3072/fp32", with "/out" for output_major
+  int64_t gradient_bytes() const { return inputs * outputs * static_cast<int64_t>(sizeof(float)); }
 };
 
-// Seconds per example of measuring the norm and adding the gradient, by method.
+// Seconds per example of measuring the norm and adding the gradient, by method; infinity where it has no
+// memory.
 using MethodSeconds = std::array<double, kNormMethods>;
 
 // The method of each matrix with the least sum of seconds for which the kept gradients of `examples` examples
@@ -45,11 +50,12 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        int64_t budget_bytes);
 
 // Times that were measured once on a kind of processor, in a text file of lines "key<TAB>gram direct
-// materialise", the key naming processor, threads, shape and type. A file that cannot be read or written, and
-// a line that is not understood, mean measuring again, never an error.
+// materialise", the key naming processor, threads, shape, type and examples. A file that cannot be read or
+// written, and a line that is not understood, mean measuring again, never an error.
 class MethodTimes {
  public:
-  using Measure = std::function<double(const MatrixShape&, NormMethod)>;  // seconds per example
+  // Seconds per example; never asked for kMaterialise of a shape that keeps none.
+  using Measure = std::function<double(const MatrixShape&, NormMethod)>;
   // `file` may be empty: nothing is kept between runs.
   explicit MethodTimes(std::filesystem::path file) : file_(std::move(file)) {}
   MethodSeconds of(const MatrixShape& shape, const Measure& measure);
@@ -67,6 +73,7 @@ struct NormMethodChoice {
   // For auto: tokens of an example, the public context, whatever the lengths of a microbatch's records are.
   int64_t tokens = 0;
   int64_t budget_bytes = 0;                          // for kept gradients; 0: those of one example
+  bool constant_work = false;                        // of the route; auto leaves gram out
   std::filesystem::path file = {};                   // of MethodTimes
   std::function<void(const std::string&)> log = {};  // takes a line for each choice, of public shapes
 };
