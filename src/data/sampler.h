@@ -30,7 +30,8 @@ class PoissonSampler {
 };
 
 // A number of drawn records that `records` of them at sample_rate in [0, 1] exceed with probability below
-// 2^-60 (Bernstein's inequality), at most `records`: what a step is given room for, whatever it draws.
+// plan::kOverrun (Bernstein's inequality), at most `records`: what a step is given room for, whatever it
+// draws.
 int64_t most_drawn(double sample_rate, int64_t records);
 
 }  // namespace dpfa::data
