@@ -127,7 +127,7 @@ struct Route {
 };
 // 1e-12: norm and check are sums of a few thousand squares in double.
 std::unique_ptr<NormRoute> make_by(const std::string& method) { return make_gram_route({.method = method}); }
-const Route kRoutes[] = {{"exact", make_exact_route, 1e-12},
+const Route kRoutes[] = {{"exact", [] { return make_exact_route(); }, 1e-12},
                          {"gram", [] { return make_by("gram"); }, kGramSlack},
                          {"direct", [] { return make_by("direct"); }, kGramSlack},
                          {"materialise", [] { return make_by("materialise"); }, kGramSlack}};
@@ -253,6 +253,18 @@ TEST(IntegerSink, RoundsTheScaledValuesToTheGridAndNeverScalesUp) {
       EXPECT_LE(std::abs(added), std::abs(exact) * (1 + 0x1p-23) + grid / 2);
       EXPECT_TRUE(sum[0] == 100 && sum[2] == 100);
     }
+}
+
+TEST(IntegerSink, AddsZerosWithFactorZeroWhateverTheValues) {
+  const std::vector<double> values = {1, -2, kInf, -kInf, kNan, 3e38, 1e-45, 0, 5};
+  const std::vector<float> floats(values.begin(), values.end());
+  const std::vector<c10::BFloat16> halves(floats.begin(), floats.end());
+  std::vector<int32_t> sum(values.size(), -7);
+  IntegerSink sink(sum, -22);
+  sink.add(0, std::span<const float>(floats), 0);
+  sink.add(0, std::span<const c10::BFloat16>(halves), 0);
+  sink.add(0, std::span<const double>(values), 0);
+  EXPECT_EQ(sum, std::vector<int32_t>(values.size(), -7));
 }
 
 TEST(IntegerSink, AddsToWhatIsThereInEveryType) {

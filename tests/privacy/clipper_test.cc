@@ -4,10 +4,8 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <mutex>
 #include <numeric>
 
 #include "kernels/contribution_sink.h"
@@ -32,8 +30,6 @@ struct Setting {
   double max_grad_norm = 1;
   double weight_scale = 3;
   model::Execution execution = {};
-  bool constant_work = false;
-  std::string norm_method = "gram";
 };
 
 std::ostream& operator<<(std::ostream& out, const Setting& s) {
@@ -55,7 +51,7 @@ class Engine {
         plan_(test::make_plan({.numerics = setting.numerics, .max_grad_norm = setting.max_grad_norm},
                               shape_.parameter_count())),
         model_(shape_, setting.compute, setting.execution),
-        clipper_(plan_, model_, {.method = setting.norm_method}, setting.constant_work) {
+        clipper_(plan_, model_) {
     model_.bind(weights_);
   }
 
@@ -320,118 +316,6 @@ TEST(Clipper, RecordsWithoutTargetsAndEmptySlotsAddNothing) {
     engine.clipper().accumulate(test::pack(no_tokens, kOne, 1, 0), nullptr, sum);     // no tokens
     EXPECT_EQ(ClippedSumAccess::total(sum), zero) << numerics;
   }
-}
-
-// A record that is nobody's.
-data::Microbatch nobody() {
-  data::Microbatch microbatch = data::made_up_microbatch(1, kTokens, kVocab);
-  microbatch.records = {-1};
-  return microbatch;
-}
-
-// Of 400 passes, all sums move on to 64 bits at the same ones and have had them from the first, whether 0,
-// 300 or 400 are for somebody; and the sum is that of the drawn records.
-TEST(Clipper, SumsMoveOnTo64BitsByTheNumberOfThePass) {
-  constexpr int64_t kRoom = 400;
-  Engine engine({.max_grad_norm = 1e-3, .constant_work = true}), plain({.max_grad_norm = 1e-3});
-  const std::vector<Example> examples = made_examples();
-  std::vector<std::vector<int64_t>> flushes;
-  for (const int64_t drawn : {0, 300, 400}) {
-    ClippedSum sum = engine.clipper().zero(std::nullopt, kRoom);
-    flushes.emplace_back();
-    for (int64_t pass = 0; pass < kRoom; ++pass) {
-      const int64_t record[] = {pass % 5};
-      const bool real = pass < drawn;
-      engine.clipper().accumulate(real ? test::pack(examples, record, 1, kTokens) : nobody(), nullptr, sum);
-      EXPECT_TRUE(ClippedSumAccess::has_64_bits(sum));
-      flushes.back().push_back(ClippedSumAccess::since_flush(sum));
-    }
-    std::vector<int64_t> draw(drawn);
-    for (int64_t i = 0; i < drawn; ++i) draw[i] = i % 5;
-    EXPECT_EQ(ClippedSumAccess::total(sum), plain.sum(examples, draw, 1)) << drawn;
-  }
-  EXPECT_EQ(flushes[0], flushes[1]);
-  EXPECT_EQ(flushes[0], flushes[2]);
-  EXPECT_LT(flushes[0].back(), kRoom);
-  EXPECT_FALSE(ClippedSumAccess::has_64_bits(engine.clipper().zero(std::nullopt, 10)));
-}
-
-// The sizes of all that is added, in any order, and whether any of it counts.
-class AddedSizes final : public kernels::ContributionSink {
- public:
-  void add(int64_t, std::span<const float> v, double factor) override { note(v.size(), factor); }
-  void add(int64_t, std::span<const c10::BFloat16> v, double factor) override { note(v.size(), factor); }
-  void add(int64_t, std::span<const double> v, double factor) override { note(v.size(), factor); }
-  std::vector<size_t> sizes() const {
-    std::vector<size_t> sorted = sizes_;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted;
-  }
-  bool counts() const { return counts_; }
-
- private:
-  void note(size_t size, double factor) {
-    const std::lock_guard lock(mutex_);
-    sizes_.push_back(size);
-    counts_ = counts_ || factor > 0;
-  }
-  std::mutex mutex_;
-  std::vector<size_t> sizes_;
-  bool counts_ = false;
-};
-
-const Setting kConstantWork[] = {{.numerics = "exact"},
-                                 {.numerics = "exact", .compute = at::kBFloat16},
-                                 {.numerics = "exact", .execution = {.recompute_layers = true}},
-                                 {.numerics = "fp32", .norm_method = "direct"},
-                                 {.numerics = "fp32", .norm_method = "materialise"}};
-
-// Whole and short records, one token again and again, without a target, not finite, nobody's.
-TEST(Clipper, ConstantWorkAddsAsMuchForEveryRecordWhetherItCountsOrNot) {
-  const std::vector<Example> examples = made_examples();
-  for (Setting setting : kConstantWork)
-    for (const bool tied : {true, false}) {
-      setting.tied = tied;
-      setting.constant_work = true;
-      Engine engine(setting);
-      if (!tied) engine.embedding_row(kPoisoned)[3] = kNan;
-      engine.weights_changed();
-      const auto added = [&](const data::Microbatch& microbatch, bool counts) {
-        AddedSizes sink;
-        engine.clipper().accumulate_into(microbatch, nullptr, sink);
-        EXPECT_EQ(sink.counts(), counts) << setting;
-        return sink.sizes();
-      };
-      const std::vector<size_t> whole = added(test::pack(examples, kOne, 1, kTokens), true);
-      EXPECT_FALSE(whole.empty());
-      for (const int64_t record : {5, 6, 7, 8, 9}) {
-        const int64_t alone[] = {record};
-        const bool counts = record != 8 && (tied || record != 9);
-        EXPECT_EQ(added(test::pack(examples, alone, 1, kTokens), counts), whole)
-            << setting << ", example " << record;
-      }
-      EXPECT_EQ(added(nobody(), false), whole) << setting;
-    }
-}
-
-// Up to the order in which a record's squares are summed: each number of the sum by a unit or two.
-TEST(Clipper, ConstantWorkGivesTheSumOfOtherWork) {
-  const std::vector<Example> examples = made_examples();
-  const std::vector<int64_t> draw = {0, 6, 2, 5, 3, 8, 4, 7, 9};
-  for (Setting setting : kConstantWork)
-    for (const bool tied : {true, false}) {
-      setting.tied = tied;
-      Engine plain(setting);
-      setting.constant_work = true;
-      Engine constant(setting);
-      for (Engine* engine : {&plain, &constant}) {
-        if (!tied) engine->embedding_row(kPoisoned)[3] = kInf;
-        engine->weights_changed();
-      }
-      const std::vector<int64_t> a = plain.sum(examples, draw, 1), b = constant.sum(examples, draw, 1);
-      for (size_t i = 0; i < a.size(); ++i)
-        ASSERT_LE(std::abs(a[i] - b[i]), static_cast<int64_t>(draw.size())) << setting << ", " << i;
-    }
 }
 
 TEST(Clipper, SelfTestFindsSlotsThatDoNotMatter) {
