@@ -185,8 +185,7 @@ const std::vector<ConfigOption>& option_table() {
       {DPFA_KEY(runtime, constant_step_slots), boolean(),
        "every step makes the same number of passes over whole contexts, one record each, whatever was drawn; "
        "several times slower; needs privacy.dataset_size, and of more than dataset_size + 1 records the rest "
-       "is "
-       "not used"},
+       "is not used"},
 
       {DPFA_KEY(output, dir), any_text("a folder"),
        "run directory; an existing one is refused without --resume"},
