@@ -79,4 +79,9 @@ int64_t most_drawn(double sample_rate, int64_t records) {
   return static_cast<int64_t>(std::min(n, std::ceil(mean + above)));
 }
 
+StepRoom room_of(double sample_rate, int64_t declared_records, int ranks) {
+  const int64_t records = declared_records + (DPFA_PLANT("room_for_the_declared_alone") ? 0 : 1);
+  return {records, most_drawn(sample_rate, (records + ranks - 1) / ranks)};
+}
+
 }  // namespace dpfa::data

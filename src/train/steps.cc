@@ -52,20 +52,12 @@ data::PoissonSampler sampler_of(const StepContext& c) {
           own ? 1 : c.communicator.size()};
 }
 
-// What a step of this rank has room for under constant_step_slots, from public numbers alone.
-struct StepRoom {
-  int64_t records;  // of all ranks where they share a folder, of this rank where it has its own
-  int64_t passes;   // one record each
-};
-
-// One record more than was declared: of two data sets that differ by a record, both fit. How many of the
-// declared records are in a rank's own folder is private: it could be all of them.
-std::optional<StepRoom> room_of(const StepContext& c) {
+// What a step of this rank has room for under constant_step_slots. How many of the declared records are in a
+// rank's own folder is private: it could be all of them.
+std::optional<data::StepRoom> room_of(const StepContext& c) {
   if (!c.config.runtime.constant_step_slots) return std::nullopt;
-  const int64_t records =
-      *c.config.privacy.dataset_size + (DPFA_PLANT("room_for_the_declared_alone") ? 0 : 1);
-  const int64_t ranks = c.config.data.each_rank_has_its_own() ? 1 : c.communicator.size();
-  return StepRoom{records, data::most_drawn(c.plan.sample_rate(), (records + ranks - 1) / ranks)};
+  return data::room_of(c.plan.sample_rate(), *c.config.privacy.dataset_size,
+                       c.config.data.each_rank_has_its_own() ? 1 : c.communicator.size());
 }
 
 // A record that is nobody's, in a slot of its own.
@@ -142,7 +134,7 @@ class PrivateSteps final : public Steps {
   }
 
   StepContext c_;
-  std::optional<StepRoom> room_;
+  std::optional<data::StepRoom> room_;
   data::Microbatch nobody_;
   privacy::Clipper clipper_;
   privacy::Privatizer privatizer_;
