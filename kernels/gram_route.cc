@@ -22,6 +22,7 @@
 #include "kernels/gemm.h"
 #include "kernels/gram_norm.h"
 #include "kernels/norm_route.h"
+#include "src/base/check.h"
 #include "src/base/flat_buffer.h"
 #include "src/base/plant.h"
 
@@ -357,6 +358,7 @@ double method_seconds(const MatrixShape& shape, NormMethod method) {
 }
 
 std::unique_ptr<NormRoute> make_gram_route(NormMethodChoice choice) {
+  DPFA_CHECK(!(choice.constant_work && choice.method == "gram"), "Gram norms have no constant work");
   return std::make_unique<GramRoute>(std::move(choice));
 }
 

@@ -96,9 +96,8 @@ std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
   std::string text = kProtection;
   if (claims.network.event)
     text +=
-        "The same epsilon holds for anyone who also reads what the ranks send each other, and when, on the "
-        "same "
-        "proviso.\n";
+        "The same epsilon holds, on the same proviso, for anyone who also reads what the ranks send each "
+        "other, and when.\n";
   if (claims.insiders.event)
     text +=
         "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +

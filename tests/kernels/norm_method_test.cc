@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "kernels/norm_route.h"
+#include "src/base/error.h"
 #include "tests/support/temporary_folder.h"
 
 namespace dpfa::kernels {
@@ -182,6 +183,7 @@ TEST(AutoMethod, ChoosesNoGramNormsForConstantWork) {
   NormMethodChoice choice = {.method = "auto", .tokens = 20};
   EXPECT_EQ(methods_of(records, choice, gram_is_fastest), std::vector{NormMethod::kGram});
   choice.constant_work = true;
+  EXPECT_THROW(make_gram_route({.method = "gram", .constant_work = true}), InternalError);
   EXPECT_EQ(methods_of(records, choice, gram_is_fastest), std::vector{NormMethod::kDirect});
 }
 
