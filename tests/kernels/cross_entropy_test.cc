@@ -5,7 +5,11 @@
 #include <omp.h>
 
 #include <cfenv>
+#include <limits>
 #include <vector>
+
+#include "src/model/gpt2.h"
+#include "tests/support/engine_oracle.h"
 
 namespace dpfa::kernels {
 namespace {
@@ -52,6 +56,29 @@ TEST(CrossEntropy, OfRowsWithATargetIsTheSameWhateverIgnoredRowsTake) {
     EXPECT_EQ(all.losses[1], 0);
     EXPECT_TRUE(at::equal(all.logits, some.logits));
   }
+}
+
+// One logit of every position is infinite, so a softmax subtracts infinities, which nothing else does here.
+TEST(CrossEntropy, OfAModelsPaddingTakesTheWorkThatItsBatchAsksFor) {
+  const plan::Gpt2Shape shape{
+      .layers = 1, .width = 16, .heads = 2, .positions = 8, .vocab = 61, .tied_head = false};
+  std::vector<float> weights = test::made_parameters(shape);
+  model::Gpt2 model(shape, at::kFloat);
+  weights[model::gpt2_parameters(shape).back().offset + 5] = std::numeric_limits<float>::infinity();
+  model.bind(weights);
+  const std::vector<int64_t> ids(8, 3), targets(8, kIgnored), records = {0};
+  const std::vector<double> loss_weights = {1};
+  std::vector<double> losses(1);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  for (const bool every_row : {false, true}) {
+    std::feclearexcept(FE_ALL_EXCEPT);
+    model.forward({1, 8, ids, targets, loss_weights, records, {}, every_row}, nullptr, /*for_backward=*/true,
+                  losses);
+    EXPECT_EQ(std::fetestexcept(FE_INVALID) != 0, every_row);
+    EXPECT_EQ(losses[0], 0);
+  }
+  omp_set_num_threads(threads);
 }
 
 }  // namespace
