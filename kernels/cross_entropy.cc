@@ -9,6 +9,7 @@
 #include "kernels/vector_exp.h"
 #include "src/base/check.h"
 #include "src/base/clones.h"
+#include "src/base/plant.h"
 
 namespace dpfa::kernels {
 namespace {
@@ -32,31 +33,36 @@ double exponentiate(double* row, int64_t n, double m) {
 
 template <typename T, bool kGradient>
 void run(T* logits, int64_t vocab, std::span<const int64_t> targets, std::span<const double> weights,
-         std::span<double> losses) {
+         std::span<double> losses, bool every_row) {
   using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
 #pragma omp parallel
   {
     std::vector<Sum> work(vocab);
+    const std::vector<Sum> zeros(every_row ? vocab : 0);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < static_cast<int64_t>(targets.size()); ++i) {
       T* row = logits + i * vocab;
-      if (targets[i] < 0) {
+      const bool counts = targets[i] >= 0;
+      if (!counts && (!every_row || DPFA_PLANT("softmax_follows_the_record"))) {
         losses[i] = 0;
         if constexpr (kGradient) std::fill(row, row + vocab, T{});
         continue;
       }
       for (int64_t j = 0; j < vocab; ++j) work[j] = static_cast<Sum>(row[j]);
       const Sum m = largest(work.data(), vocab);
-      const Sum target = work[targets[i]];
+      const int64_t target = counts ? targets[i] : 0;
+      const Sum target_logit = work[target];
       const Sum sum = exponentiate(work.data(), vocab, m);
-      losses[i] = weights[i] *
-                  (std::log(static_cast<double>(sum)) + static_cast<double>(m) - static_cast<double>(target));
+      const double loss =
+          std::log(static_cast<double>(sum)) + static_cast<double>(m) - static_cast<double>(target_logit);
+      losses[i] = counts ? weights[i] * loss : 0;
       if constexpr (kGradient) {
         const Sum scale = static_cast<Sum>(weights[i]) / sum;
 #pragma omp simd
         for (int64_t j = 0; j < vocab; ++j) work[j] *= scale;
-        work[targets[i]] -= static_cast<Sum>(weights[i]);
-        for (int64_t j = 0; j < vocab; ++j) row[j] = static_cast<T>(work[j]);
+        work[target] -= static_cast<Sum>(weights[i]);
+        const Sum* gradient = counts ? work.data() : zeros.data();
+        for (int64_t j = 0; j < vocab; ++j) row[j] = static_cast<T>(gradient[j]);
       }
     }
   }
@@ -65,10 +71,10 @@ void run(T* logits, int64_t vocab, std::span<const int64_t> targets, std::span<c
 }  // namespace
 
 void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets,
-                            std::span<const double> weights, std::span<double> losses) {
+                            std::span<const double> weights, std::span<double> losses, bool every_row) {
   DPFA_CHECK(logits.is_contiguous() && logits.size(0) == static_cast<int64_t>(targets.size()));
   with_compute_type(logits.scalar_type(), [&]<typename T>() {
-    run<T, true>(logits.data_ptr<T>(), logits.size(1), targets, weights, losses);
+    run<T, true>(logits.data_ptr<T>(), logits.size(1), targets, weights, losses, every_row);
   });
 }
 
@@ -76,7 +82,8 @@ void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets,
                    std::span<const double> weights, std::span<double> losses) {
   DPFA_CHECK(logits.is_contiguous() && logits.size(0) == static_cast<int64_t>(targets.size()));
   with_compute_type(logits.scalar_type(), [&]<typename T>() {
-    run<T, false>(const_cast<T*>(logits.const_data_ptr<T>()), logits.size(1), targets, weights, losses);
+    run<T, false>(const_cast<T*>(logits.const_data_ptr<T>()), logits.size(1), targets, weights, losses,
+                  /*every_row=*/false);
   });
 }
 

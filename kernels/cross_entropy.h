@@ -12,8 +12,10 @@ namespace dpfa::kernels {
 // On return row i holds weights[i] x (softmax - onehot(target)), zeros where the row is ignored, and
 // losses[i] = weights[i] x (logsumexp - logit of the target), 0 where ignored.
 // A row with a NaN or an infinite logit gets a loss that is not finite; other rows are untouched by it.
+// every_row: an ignored row takes the work of any other, and what that gives is dropped.
 void cross_entropy_in_place(at::Tensor& logits, std::span<const int64_t> targets,
-                            std::span<const double> weights, std::span<double> losses);
+                            std::span<const double> weights, std::span<double> losses,
+                            bool every_row = false);
 
 // The losses alone, for evaluation; logits are left as they are.
 void cross_entropy(const at::Tensor& logits, std::span<const int64_t> targets,

@@ -25,6 +25,8 @@ constexpr int64_t kParallelElements = 1 << 20;
 
 class ExactRoute final : public NormRoute {
  public:
+  explicit ExactRoute(bool constant_work) : constant_work_(constant_work) {}
+
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
     with_compute_type(records.linears.front().input.scalar_type(),
@@ -48,16 +50,18 @@ class ExactRoute final : public NormRoute {
     };
 
     std::vector<double> squares(panels.size());
-    double pending_factor = 0;  // of the example whose panels the buffer holds; 0: nothing to add
+    double pending_factor = 0;  // of the example whose panels the buffer holds
+    bool is_pending = false;    // whether they are to be added
     const int64_t count = static_cast<int64_t>(panels.size());
     for (int64_t b = 0; b < records.examples(); ++b) {
       outcomes[b] = {};
-      if (records.length(b) == 0 || (!selected[b] && !DPFA_PLANT("zero_times_nan"))) continue;
-      const ScatteredRows<T> rows = scatter_rows<T>(records, b);
+      const bool counts = selected[b] || DPFA_PLANT("zero_times_nan");
+      if (records.length(b) == 0 || !(counts || constant_work_)) continue;
+      const ScatteredRows<T> rows = scatter_rows<T>(records, b, constant_work_);
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {
         c10::InferenceMode guard;
-        if (pending_factor > 0) add_panel(records, panels[j], values(j), pending_factor, sink);
+        if (is_pending) add_panel(records, panels[j], values(j), pending_factor, sink);
         panel_gradient<T>(records, panels[j], b, &rows, buffer + starts[j]);
         squares[j] = sum_of_squares(values(j));
       }
@@ -65,12 +69,13 @@ class ExactRoute final : public NormRoute {
       if (DPFA_PLANT("tied_norm_no_cross") && records.embedding && records.embedding->tied_head)
         total = norm_squared_without_cross_term<T>(records, panels, b, rows);
       outcomes[b].norm = std::sqrt(total);
-      outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
+      outcomes[b].factor = counts ? clip_factor(outcomes[b].norm, max_grad_norm) : 0;
       if (DPFA_PLANT("zero_times_nan") && outcomes[b].factor == 0) outcomes[b].factor = 1e-30;
       pending_factor = outcomes[b].factor;
-      if (pending_factor > 0) add_small_parts<T>(records, b, rows, pending_factor, sink);
+      is_pending = pending_factor > 0 || constant_work_;
+      if (is_pending) add_small_parts<T>(records, b, rows, pending_factor, sink);
     }
-    if (pending_factor == 0) return;
+    if (!is_pending) return;
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
     for (int64_t j = 0; j < count; ++j) add_panel(records, panels[j], values(j), pending_factor, sink);
   }
@@ -99,6 +104,7 @@ class ExactRoute final : public NormRoute {
     return reinterpret_cast<T*>(buffer_.data());
   }
 
+  bool constant_work_;
   FlatBuffer<std::byte> buffer_;
 };
 
@@ -110,6 +116,8 @@ double clip_factor(double norm, double max_grad_norm) {
   return norm <= max_grad_norm ? 1 : max_grad_norm / norm;
 }
 
-std::unique_ptr<NormRoute> make_exact_route() { return std::make_unique<ExactRoute>(); }
+std::unique_ptr<NormRoute> make_exact_route(bool constant_work) {
+  return std::make_unique<ExactRoute>(constant_work);
+}
 
 }  // namespace dpfa::kernels

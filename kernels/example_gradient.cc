@@ -58,7 +58,7 @@ std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarT
 }
 
 template <typename T>
-ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example) {
+ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example, bool every_position) {
   ScatteredRows<T> result;
   if (!records.embedding) return result;
   const auto& embedding = *records.embedding;
@@ -72,12 +72,15 @@ ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example) {
   using Sum = typename blas::SumOf<T>::type;
   std::vector<Sum> row(width);
   for (int64_t k = 0; k < tokens;) {
-    const int64_t id = ids[order[k]];
+    const int64_t id = ids[order[k]], first = k;
     std::fill(row.begin(), row.end(), Sum{0});
     for (; k < tokens && ids[order[k]] == id; ++k)
       for (int64_t c = 0; c < width; ++c) row[c] += static_cast<Sum>(gradient[order[k] * width + c]);
     result.ids.push_back(id);
     result.rows.insert(result.rows.end(), row.begin(), row.end());
+    if (!every_position) continue;
+    result.ids.resize(k, id);
+    result.rows.insert(result.rows.end(), (k - first - 1) * width, T{});
   }
   return result;
 }
@@ -142,7 +145,7 @@ void add_small_parts(const GradientRecords& records, int64_t example, const Scat
 }
 
 #define DPFA_INSTANTIATE(T)                                                                               \
-  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t);                             \
+  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t, bool);                       \
   template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const ScatteredRows<T>*, \
                                   T*);                                                                    \
   template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&);  \

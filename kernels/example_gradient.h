@@ -41,14 +41,16 @@ void add_panel(const GradientRecords& records, const Panel& panel, std::span<con
 }
 
 // The token-embedding gradient of one example: the rows of distinct ids, ascending, each summed over its
-// occurrences in order. T is the compute type of the records; sums run in f32 (f64 for f64).
+// occurrences in order. T is the compute type of the records; sums run in f32 (f64 for f64). every_position:
+// an id comes as often as in the example, with rows of zeros behind its first, so that U is the number of
+// positions however many of their tokens are equal.
 template <typename T>
 struct ScatteredRows {
   std::vector<int64_t> ids;  // (U)
   std::vector<T> rows;       // (U, C)
 };
 template <typename T>
-ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example);
+ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example, bool every_position = false);
 
 // out (panel.rows, panel.columns), compute type T: the panel of example b's gradient, `tied_rows` added where
 // the matrix is a tied token embedding (may be null otherwise).

@@ -129,11 +129,13 @@ GramNorm gram_norm(const LinearRecord& linear, int64_t tokens, const GramUnits& 
   result.error = 1.01 * terms * unit * all.product * all.product + lost<T>(p) * all.input * all.input +
                  lost<T>(d) * all.gradient * all.gradient + t * t * lost<T>(d) * lost<T>(p);
   result.product_error = 1.01 * t * unit * all.product;
+  result.magnitude = all.product;
   return result;
 }
 
 bool is_certified(const GramNorm& norm) {
-  return norm.error <= 0x1p-8 * norm.squared &&
+  const bool in_range = norm.magnitude <= 0x1p126 || DPFA_PLANT("overflow_certified");
+  return in_range && norm.error <= 0x1p-8 * norm.squared &&
          norm.product_error <= 0x1p-10 * std::sqrt(std::max(0.0, norm.squared));
 }
 

@@ -45,6 +45,7 @@ struct GramNorm {
   double squared = 0;
   double error = 0;          // |squared - true| <= error
   double product_error = 0;  // |fl(x^T g) - x^T g| <= product_error, for x^T g formed by gemm.h
+  double magnitude = 0;      // no partial sum of an entry of x^T g is larger
 };
 // From all slots and all strips of one unit of one example (gram_norm.cc derives the bounds).
 template <typename T>
@@ -52,7 +53,8 @@ GramNorm gram_norm(const LinearRecord& linear, int64_t tokens, const GramUnits& 
                    std::span<const double> slots, std::span<const GramTokens> strips);
 
 // Whether the norm may stand for that of the product that is added, whose norm is then at most squared^(1/2)
-// (1 + 2^-9 + 2^-10). False for NaN.
+// (1 + 2^-9 + 2^-10). False for NaN, and where an entry of the product could leave the range of f32, which
+// the Gram norm, a number in double, would not show.
 bool is_certified(const GramNorm& norm);
 
 }  // namespace dpfa::kernels

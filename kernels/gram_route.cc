@@ -23,6 +23,7 @@
 #include "kernels/gram_norm.h"
 #include "kernels/lane_sums.h"
 #include "kernels/norm_route.h"
+#include "src/base/check.h"
 #include "src/base/flat_buffer.h"
 #include "src/base/plant.h"
 
@@ -50,9 +51,10 @@ class Pass {
   using Sum = SumOf<T>;
 
   Pass(const GradientRecords& records, std::span<const uint8_t> selected, std::span<const NormMethod> methods,
-       FlatBuffer<std::byte>& kept)
+       bool constant_work, FlatBuffer<std::byte>& kept)
       : records_(records),
         methods_(methods),
+        constant_work_(constant_work),
         panels_(split_into_panels(records, c10::CppTypeToScalarType<Sum>::value)),
         examples_(records.examples()),
         selected_(examples_),
@@ -61,7 +63,8 @@ class Pass {
         first_strip_(examples_ + 1),
         crosses_(examples_),
         panel_squares_(panels_.size() * examples_) {
-    for (int64_t b = 0; b < examples_; ++b) selected_[b] = selected[b] != 0 && records.length(b) > 0;
+    for (int64_t b = 0; b < examples_; ++b)
+      selected_[b] = (selected[b] != 0 || constant_work) && records.length(b) > 0;
     count_tasks(records.offsets.data(), examples_, kGramTile, first_slot_.data());
     for (int64_t b = 0; b < examples_; ++b)
       first_strip_[b + 1] = first_strip_[b] + gram_strips(records.length(b));
@@ -71,6 +74,7 @@ class Pass {
     keep_panels(kept);
   }
 
+  // Whether the example is measured.
   bool is_selected(int64_t b) const { return selected_[b] != 0; }
   const ScatteredRows<T>& rows(int64_t b) const { return rows_[b]; }
 
@@ -100,7 +104,8 @@ class Pass {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t j = 0; j < static_cast<int64_t>(panels_.size()); ++j)
         for (int64_t b = 0; b < examples_; ++b)
-          if (outcomes[b].factor > 0) add_product(j, b, outcomes[b].factor, scratch, sink);
+          if (outcomes[b].factor > 0 || (constant_work_ && is_selected(b)))
+            add_product(j, b, outcomes[b].factor, scratch, sink);
     }
   }
 
@@ -166,7 +171,7 @@ class Pass {
       std::vector<Sum> scratch;
 #pragma omp for schedule(dynamic, 1)
       for (int64_t b = 0; b < examples_; ++b)
-        if (is_selected(b) && rows_[b].ids.empty()) rows_[b] = scatter_rows<T>(records_, b);
+        if (is_selected(b) && rows_[b].ids.empty()) rows_[b] = scatter_rows<T>(records_, b, constant_work_);
 #pragma omp for schedule(dynamic, 1)
       for (size_t i = 0; i < tasks.size(); ++i) run(tasks[i], scratch);
     }
@@ -212,6 +217,7 @@ class Pass {
       norm.squared += rows_squared;
       if (!DPFA_PLANT("tied_norm_no_cross")) norm.squared += 2 * crosses_[b];
       norm.error += 2 * norm.product_error * std::sqrt(rows_squared);
+      norm.magnitude += std::sqrt(rows_squared);
     }
     const bool accepts = is_certified(norm) || DPFA_PLANT("tied_norm_no_cross") ||
                          DPFA_PLANT("gram_pairs_counted_once") || DPFA_PLANT("gram_uncertified");
@@ -279,6 +285,7 @@ class Pass {
 
   const GradientRecords& records_;
   std::span<const NormMethod> methods_;
+  bool constant_work_;
   std::vector<Panel> panels_;
   int64_t examples_;
   std::vector<uint8_t> selected_;
@@ -299,7 +306,7 @@ class GramRoute final : public NormRoute {
   void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
     with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
-      Pass<T> pass(records, selected, methods_for(records), kept_);
+      Pass<T> pass(records, selected, methods_for(records), choice_.constant_work, kept_);
       const std::vector<double> squares = pass.measure();
       const size_t matrices = records.linears.size();
       for (int64_t b = 0; b < records.examples(); ++b) {
@@ -309,8 +316,9 @@ class GramRoute final : public NormRoute {
         for (size_t k = 0; k < matrices; ++k) total += squares[b * matrices + k];
         if (DPFA_PLANT("slot_dependent_norm")) total *= 1 + 0x1p-20 * static_cast<double>(b);
         outcomes[b].norm = std::sqrt(total);
-        outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
-        if (outcomes[b].factor > 0) add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);
+        outcomes[b].factor = selected[b] ? clip_factor(outcomes[b].norm, max_grad_norm) : 0;
+        if (outcomes[b].factor > 0 || choice_.constant_work)
+          add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);
       }
       pass.add(outcomes, sink);
     });
@@ -334,7 +342,7 @@ class GramRoute final : public NormRoute {
 }  // namespace
 
 double method_seconds(const MatrixShape& shape, NormMethod method) {
-  const int64_t examples = 2 * omp_get_max_threads();
+  const int64_t examples = method == NormMethod::kMaterialise ? shape.kept : shape.examples;
   GradientRecords records;
   records.offsets = equal_offsets(examples, shape.tokens);
   const auto made_up = [&](int64_t columns) {
@@ -357,6 +365,7 @@ double method_seconds(const MatrixShape& shape, NormMethod method) {
 }
 
 std::unique_ptr<NormRoute> make_gram_route(NormMethodChoice choice) {
+  DPFA_CHECK(!(choice.constant_work && choice.method == "gram"), "Gram norms have no constant work");
   return std::make_unique<GramRoute>(std::move(choice));
 }
 

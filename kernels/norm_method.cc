@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <sstream>
@@ -20,7 +21,7 @@ namespace {
 
 constexpr size_t index_of(NormMethod method) { return static_cast<size_t>(method); }
 
-bool are_times(const MethodSeconds& seconds) {
+bool are_times(std::span<const double> seconds) {
   return std::all_of(seconds.begin(), seconds.end(), [](double s) { return std::isfinite(s) && s > 0; });
 }
 
@@ -48,7 +49,7 @@ std::string MatrixShape::key() const {
 
 std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        std::span<const MethodSeconds> seconds, int64_t examples,
-                                       int64_t budget_bytes, int64_t element_bytes) {
+                                       int64_t budget_bytes) {
   DPFA_CHECK(shapes.size() == seconds.size());
   std::vector<NormMethod> methods;
   std::vector<double> saved_per_byte;
@@ -57,7 +58,7 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
     const double gram = seconds[k][index_of(NormMethod::kGram)];
     const double direct = seconds[k][index_of(NormMethod::kDirect)];
     methods.push_back(gram <= direct ? NormMethod::kGram : NormMethod::kDirect);
-    bytes.push_back(examples * shapes[k].inputs * shapes[k].outputs * element_bytes);
+    bytes.push_back(examples * shapes[k].gradient_bytes());
     saved_per_byte.push_back((std::min(gram, direct) - seconds[k][index_of(NormMethod::kMaterialise)]) /
                              static_cast<double>(shapes[k].inputs * shapes[k].outputs));
   }
@@ -76,20 +77,28 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
 std::string this_processor() { return processor_name() + "/threads" + std::to_string(omp_get_max_threads()); }
 
 MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) {
-  const std::string key = machine_ + '/' + shape.key() + '\t';
+  const std::string key = machine_ + '/' + shape.key() + "/examples" + std::to_string(shape.examples) +
+                          "/kept" + std::to_string(shape.kept) + '\t';
+  // The last is that of kMaterialise, which is not measured where there is no memory for it.
+  const size_t measured = shape.kept > 0 ? kNormMethods : kNormMethods - 1;
   MethodSeconds seconds;
+  seconds.fill(std::numeric_limits<double>::infinity());
+  const std::span<double> known = std::span(seconds).first(measured);
   if (!file_.empty()) {
     std::ifstream file(file_);
     for (std::string line; std::getline(file, line);) {
       if (!line.starts_with(key)) continue;
       std::istringstream values(line.substr(key.size()));
-      if (values >> seconds[0] >> seconds[1] >> seconds[2] && are_times(seconds)) return seconds;
+      for (double& s : known) values >> s;
+      if (values && are_times(known)) return seconds;
     }
   }
-  for (int m = 0; m < kNormMethods; ++m) seconds[m] = measure(shape, static_cast<NormMethod>(m));
+  for (size_t m = 0; m < measured; ++m) known[m] = measure(shape, static_cast<NormMethod>(m));
   if (file_.empty()) return seconds;
   std::ostringstream line;
-  line << key << seconds[0] << ' ' << seconds[1] << ' ' << seconds[2] << '\n';
+  line << key;
+  for (const double s : known) line << s << ' ';
+  line << '\n';
   std::error_code ignored;
   std::filesystem::create_directories(file_.parent_path(), ignored);
   // One write to the end of the file: ranks that measure at the same time do not mix their lines.
@@ -108,7 +117,7 @@ std::filesystem::path default_method_file() {
   return {};
 }
 
-std::vector<NormMethod> methods_of(std::span<const MatrixShape> shapes, int64_t examples,
+std::vector<NormMethod> methods_of(std::vector<MatrixShape> shapes, int64_t examples,
                                    const NormMethodChoice& choice, const MethodTimes::Measure& measure) {
   for (int m = 0; m < kNormMethods; ++m)
     if (choice.method == to_string(static_cast<NormMethod>(m)))
@@ -117,16 +126,20 @@ std::vector<NormMethod> methods_of(std::span<const MatrixShape> shapes, int64_t 
   MethodTimes times(choice.file, choice.machine.empty() ? this_processor() : choice.machine);
   std::map<std::string, MethodSeconds> known;
   std::vector<MethodSeconds> seconds;
-  int64_t one_example = 0;
-  for (const MatrixShape& shape : shapes) {
+  int64_t budget = choice.budget_bytes;
+  if (budget == 0)
+    for (const MatrixShape& shape : shapes) budget += shape.gradient_bytes();
+  const int64_t most = choice.most_examples > 0 ? choice.most_examples : 2 * omp_get_max_threads();
+  for (MatrixShape& shape : shapes) {
     DPFA_CHECK(shape.tokens > 0, shape.key());
-    one_example += shape.inputs * shape.outputs * choice.element_bytes;
+    shape.examples = std::min(most, examples);
+    shape.kept = std::min(shape.examples, budget / shape.gradient_bytes());
     if (!known.contains(shape.key())) known[shape.key()] = times.of(shape, measure);
     seconds.push_back(known[shape.key()]);
+    if (choice.constant_work)
+      seconds.back()[index_of(NormMethod::kGram)] = std::numeric_limits<double>::infinity();
   }
-  const std::vector<NormMethod> methods =
-      choose_methods(shapes, seconds, examples, choice.budget_bytes > 0 ? choice.budget_bytes : one_example,
-                     choice.element_bytes);
+  const std::vector<NormMethod> methods = choose_methods(shapes, seconds, examples, budget);
   if (choice.log) choice.log("gradient norms:" + summary(shapes, methods));
   return methods;
 }

@@ -26,34 +26,40 @@ namespace dpfa::kernels {
 
 std::string to_string(NormMethod method);
 
-// What the seconds of a matrix depend on: T tokens, d inputs, p outputs, and the rest of its record.
+// What the seconds of a matrix depend on: T tokens, d inputs, p outputs, the rest of its record, and of how
+// many examples they are measured.
 struct MatrixShape {
   int64_t tokens, inputs, outputs;
   bool output_major;
   at::ScalarType compute;
+  int64_t examples = 1;
+  int64_t kept = 1;         // examples of kMaterialise, whose gradients take memory; 0: it has none to take
   std::string key() const;  // "T64/768x3072/fp32", with "/out" for output_major
+  int64_t element_bytes = sizeof(float);  // of a number of a kept gradient
+  int64_t gradient_bytes() const { return inputs * outputs * element_bytes; }
 };
 
-// Seconds per example of measuring the norm and adding the gradient, by method.
+// Seconds per example of measuring the norm and adding the gradient, by method; infinity where it has no
+// memory.
 using MethodSeconds = std::array<double, kNormMethods>;
 
-// The method of each matrix with the least sum of seconds for which the kept gradients of `examples`
-// examples, of element_bytes for each number, fit into budget_bytes: matrices take kMaterialise in the order
-// of seconds saved per byte, as long as they fit. Ties go to the earlier method, then to the earlier matrix.
-// seconds and shapes have equal length.
+// The method of each matrix with the least sum of seconds for which the kept gradients of `examples` examples
+// fit into budget_bytes: matrices take kMaterialise in the order of seconds saved per byte, as long as they
+// fit. Ties go to the earlier method, then to the earlier matrix. seconds and shapes have equal length.
 std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        std::span<const MethodSeconds> seconds, int64_t examples,
-                                       int64_t budget_bytes, int64_t element_bytes = sizeof(float));
+                                       int64_t budget_bytes);
 
 // What times are kept under where a processor measures: its name and the number of threads.
 std::string this_processor();
 
 // Times that were measured once on a kind of processor or GPU, in a text file of lines "key<TAB>gram direct
-// materialise", the key naming `machine`, shape and type. A file that cannot be read or written, and a line
-// that is not understood, mean measuring again, never an error.
+// materialise", the key naming `machine`, shape, type and examples. A file that cannot be read or written,
+// and a line that is not understood, mean measuring again, never an error.
 class MethodTimes {
  public:
-  using Measure = std::function<double(const MatrixShape&, NormMethod)>;  // seconds per example
+  // Seconds per example; never asked for kMaterialise of a shape that keeps none.
+  using Measure = std::function<double(const MatrixShape&, NormMethod)>;
   // `file` may be empty: nothing is kept between runs.
   explicit MethodTimes(std::filesystem::path file, std::string machine = this_processor())
       : file_(std::move(file)), machine_(std::move(machine)) {}
@@ -73,14 +79,16 @@ struct NormMethodChoice {
   // For auto: tokens of an example, the public context, whatever the lengths of a microbatch's records are.
   int64_t tokens = 0;
   int64_t budget_bytes = 0;                          // for kept gradients; 0: those of one example
-  int64_t element_bytes = sizeof(float);             // of a number of a kept gradient
+  int64_t most_examples = 0;                         // of which times are taken; 0: two for each thread
+  bool constant_work = false;                        // of the route; auto leaves gram out
   std::string machine = {};                          // what measures; empty: this_processor()
   std::filesystem::path file = {};                   // of MethodTimes
   std::function<void(const std::string&)> log = {};  // takes a line for each choice, of public shapes
 };
 
-// The method of every matrix, for microbatches of so many examples.
-std::vector<NormMethod> methods_of(std::span<const MatrixShape> shapes, int64_t examples,
+// The method of every matrix, for microbatches of so many examples; measured are as many of them as
+// most_examples allows, and of kMaterialise as many as fit into the budget.
+std::vector<NormMethod> methods_of(std::vector<MatrixShape> shapes, int64_t examples,
                                    const NormMethodChoice& choice, const MethodTimes::Measure& measure);
 // The shapes of the matrices of the records, for examples of `tokens` tokens.
 std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t tokens);

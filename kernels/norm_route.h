@@ -7,6 +7,10 @@
 // An example that is not selected, or whose norm is not finite, adds nothing: it is skipped, not multiplied
 // by 0. An example's contribution depends on its own rows of the records alone.
 //
+// constant_work: such an example is measured and added like any other, with factor 0 (contribution_sink.h),
+// and an example's token rows are added by positions: the work does not depend on which examples count or on
+// their tokens. A Gram norm that is not certified is measured again, so method gram has no constant work.
+//
 // The exact route materialises one example's gradient at a time in a reused buffer and takes its norm in
 // double from those very numbers, whatever cancellation happened in the products before.
 //
@@ -58,21 +62,24 @@ inline constexpr double kGramSlack = 0x1p-8;
 // added must be what was measured.
 class StreamedRoute {
  public:
-  explicit StreamedRoute(int64_t examples) : measured_(examples), added_(examples) {}
+  explicit StreamedRoute(int64_t examples, bool constant_work = false)
+      : constant_work_(constant_work), measured_(examples), added_(examples) {}
   void measure(const GradientRecords& part, std::span<const uint8_t> selected);
   std::vector<ExampleOutcome> settle(std::span<const uint8_t> selected, double max_grad_norm) const;
   void add(const GradientRecords& part, std::span<const ExampleOutcome> outcomes, ContributionSink& sink);
   void check_added(std::span<const ExampleOutcome> outcomes) const;
 
  private:
+  bool constant_work_;
   std::vector<double> measured_, added_;  // (B), squared norms
 };
 
-std::unique_ptr<NormRoute> make_exact_route();
+std::unique_ptr<NormRoute> make_exact_route(bool constant_work = false);
 std::unique_ptr<NormRoute> make_gram_route(NormMethodChoice choice = {});
 
-// Seconds per example that `method` takes to measure the norms of such a matrix and to add its gradients: the
-// less of two runs after one that touches the memory, on made-up operands.
+// Seconds per example that `method` takes to measure the norms of such a matrix and to add its gradients, of
+// shape.examples of them (shape.kept for kMaterialise; at least 1): the less of two runs after one that
+// touches the memory, on made-up operands.
 double method_seconds(const MatrixShape& shape, NormMethod method);
 
 }  // namespace dpfa::kernels

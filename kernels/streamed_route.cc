@@ -19,11 +19,11 @@ at::ScalarType compute_type_of(const GradientRecords& part) {
   return part.vectors.front().per_example.scalar_type();
 }
 
-// Squared norm of one example's part; where factor > 0, factor x part is added to the sink as well.
+// Squared norm of one example's part; factor x part is added to the sink, where there is one, as well.
 template <typename T>
-double take(const GradientRecords& part, const std::vector<Panel>& panels, int64_t example, double factor,
-            ContributionSink* sink) {
-  const ScatteredRows<T> rows = scatter_rows<T>(part, example);
+double take(const GradientRecords& part, const std::vector<Panel>& panels, int64_t example,
+            bool every_position, double factor, ContributionSink* sink) {
+  const ScatteredRows<T> rows = scatter_rows<T>(part, example, every_position);
   std::vector<double> squares(panels.size());
 #pragma omp parallel
   {
@@ -48,7 +48,8 @@ void StreamedRoute::measure(const GradientRecords& part, std::span<const uint8_t
   with_compute_type(compute_type_of(part), [&]<typename T>() {
     const auto panels = split_into_panels(part, c10::CppTypeToScalarType<T>::value);
     for (int64_t b = 0; b < part.examples(); ++b)
-      if (selected[b] && part.length(b) > 0) measured_[b] += take<T>(part, panels, b, 0, nullptr);
+      if ((selected[b] || constant_work_) && part.length(b) > 0)
+        measured_[b] += take<T>(part, panels, b, constant_work_, 0, nullptr);
   });
 }
 
@@ -68,8 +69,8 @@ void StreamedRoute::add(const GradientRecords& part, std::span<const ExampleOutc
   with_compute_type(compute_type_of(part), [&]<typename T>() {
     const auto panels = split_into_panels(part, c10::CppTypeToScalarType<T>::value);
     for (int64_t b = 0; b < part.examples(); ++b)
-      if (outcomes[b].factor > 0 && part.length(b) > 0)
-        added_[b] += take<T>(part, panels, b, outcomes[b].factor, &sink);
+      if ((outcomes[b].factor > 0 || constant_work_) && part.length(b) > 0)
+        added_[b] += take<T>(part, panels, b, constant_work_, outcomes[b].factor, &sink);
   });
 }
 

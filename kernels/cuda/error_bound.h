@@ -58,12 +58,14 @@ DPFA_HOST_DEVICE inline GramResult gram_result(double squared, double x_error, d
 // Whether the Gram norm may stand for the norm of the product that is added: its own error is small, and so
 // is that of the product over `tokens` tokens, |fl(x^T g) - x^T g| <= product_error(tokens) S +
 // underflow(tokens) sqrt(d p). The added gradient's squared norm is then at most upper_squared x (1 +
-// 2^-10)^2. False for NaN and infinity.
+// 2^-10)^2. False for NaN and infinity, and where an entry of the product could leave the range of f32.
 DPFA_HOST_DEVICE inline bool is_certified(const GramResult& r, int64_t tokens, int64_t inputs,
                                           int64_t outputs) {
   const double entries = static_cast<double>(inputs) * static_cast<double>(outputs);
   const double product = product_error(tokens) * r.magnitude + underflow(tokens) * sqrt(entries);
-  return r.squared <= kLargestDouble && r.error <= 0x1p-8 * r.squared && product <= 0x1p-10 * sqrt(r.squared);
+  const bool in_range = r.magnitude <= 0x1p126 || DPFA_PLANT("overflow_certified");
+  return in_range && r.squared <= kLargestDouble && r.error <= 0x1p-8 * r.squared &&
+         product <= 0x1p-10 * sqrt(r.squared);
 }
 // At least the true squared norm; at most 2^-8 above it, relatively, where certified.
 DPFA_HOST_DEVICE inline double upper_squared(const GramResult& r) { return r.squared + r.error; }
@@ -76,7 +78,8 @@ DPFA_HOST_DEVICE inline GramResult tied_result(const GramResult& head, double ro
                                                double cross_magnitude, int64_t n) {
   const double rounding = 0x1p-23 * sqrt(rows_squared) * sqrt(upper_squared(head));
   const double cross_error = product_error(n) * cross_magnitude + rounding;
-  return {head.squared + rows_squared + 2 * term, 1.01 * (head.error + 2 * cross_error), head.magnitude};
+  return {head.squared + rows_squared + 2 * term, 1.01 * (head.error + 2 * cross_error),
+          head.magnitude + sqrt(rows_squared)};
 }
 
 // min(1, max_grad_norm / norm); 0 where the norm is not finite: a NaN means that it was not computed.

@@ -107,7 +107,8 @@ std::vector<BenchResult> measure(const Spec& spec) {
     results[0].baseline_seconds += static_cast<double>(count) * results.back().baseline_seconds;
     results[0].repeats = spec.repeats;
   }
-  for (const auto& [matrix, count] : matrices_of(spec)) {
+  for (auto [matrix, count] : matrices_of(spec)) {
+    matrix.examples = matrix.kept = 2 * omp_get_max_threads();
     std::map<NormMethod, double> seconds;
     for (const NormMethod method : {NormMethod::kGram, NormMethod::kDirect, NormMethod::kMaterialise})
       seconds[method] = kernels::method_seconds(matrix, method);

@@ -9,6 +9,7 @@
 #include "src/base/error.h"
 #include "src/base/plant.h"
 #include "src/base/random/chacha20.h"
+#include "src/plan/claims.h"
 
 namespace dpfa::data {
 
@@ -70,12 +71,17 @@ std::vector<int64_t> PoissonSampler::draw(int64_t draw, int64_t dataset_records)
 }
 
 int64_t most_drawn(double sample_rate, int64_t records) {
-  const double n = static_cast<double>(records), log_probability = 60 * M_LN2;
+  const double n = static_cast<double>(records), log_probability = -std::log(plan::kOverrun);
   const double mean = n * sample_rate, variance = mean * (1 - sample_rate);
-  // exp(-t^2 / (2 (variance + t / 3))) = 2^-60.
+  // exp(-t^2 / (2 (variance + t / 3))) = kOverrun.
   const double third = log_probability / 3;
   const double above = third + std::sqrt(third * third + 2 * variance * log_probability);
   return static_cast<int64_t>(std::min(n, std::ceil(mean + above)));
+}
+
+StepRoom room_of(double sample_rate, int64_t declared_records, int ranks) {
+  const int64_t records = declared_records + (DPFA_PLANT("room_for_the_declared_alone") ? 0 : 1);
+  return {records, most_drawn(sample_rate, (records + ranks - 1) / ranks)};
 }
 
 }  // namespace dpfa::data

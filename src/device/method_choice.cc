@@ -37,9 +37,8 @@ class MadeUpMatrix {
   MadeUpMatrix(kernels::ExampleKernels& kernels, at::Device device, const MatrixShape& shape,
                NormMethod method)
       : kernels_(kernels),
-        examples_(std::clamp(kMadeUpBytes / (shape.inputs * shape.outputs *
-                                             static_cast<int64_t>(c10::elementSize(shape.compute))),
-                             int64_t{1}, kMadeUpExamples)),
+        examples_(std::clamp<int64_t>(kMadeUpBytes / shape.gradient_bytes(), 1,
+                                      method == NormMethod::kMaterialise ? shape.kept : shape.examples)),
         input_(rows(shape, shape.inputs, device)),
         output_gradient_(rows(shape, shape.outputs, device)),
         selected_(at::ones({examples_}, at::TensorOptions().dtype(at::kByte).device(device))),
@@ -114,17 +113,19 @@ double method_seconds(kernels::ExampleKernels& kernels, at::Device device, const
 std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes, int64_t examples,
                                        const MethodSettings& settings, kernels::ExampleKernels& kernels,
                                        at::Device device) {
+  std::vector<MatrixShape> kept_in_type(shapes.begin(), shapes.end());
+  for (MatrixShape& shape : kept_in_type)
+    shape.element_bytes = static_cast<int64_t>(c10::elementSize(shape.compute));
   const kernels::NormMethodChoice choice = {
       .method = method_name(settings.norms),
       .budget_bytes = settings.budget_bytes,
-      .element_bytes =
-          shapes.empty() ? int64_t{1} : static_cast<int64_t>(c10::elementSize(shapes.front().compute)),
+      .most_examples = kMadeUpExamples,
       .machine =
           kernels.name() +
           (settings.measurements > 1 ? "/measured" + std::to_string(settings.measurements) : std::string()),
       .file = settings.file};
   const std::vector<NormMethod> methods =
-      methods_of(shapes, examples, choice, [&](const MatrixShape& shape, NormMethod method) {
+      methods_of(std::move(kept_in_type), examples, choice, [&](const MatrixShape& shape, NormMethod method) {
         return method_seconds(kernels, device, shape, method, settings.measurements);
       });
   if (settings.log) log_choice(shapes, methods, settings, choice.machine);

@@ -16,6 +16,8 @@ struct Batch {
   // (B): how many of an example's positions are worked on, 0 to T; none of the others has a target. Empty: T
   // each.
   std::vector<int64_t> lengths = {};
+  // Positions without a target take the work of those with one, down to the softmax over the vocabulary.
+  bool every_row = false;
 };
 
 // The positions that are worked on, one behind another: N rows.

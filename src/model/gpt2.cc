@@ -270,7 +270,8 @@ void Gpt2::forward(const Batch& batch, const Dropout* dropout, bool for_backward
   // The planted mistake of a product that takes another kernel for the rows behind the first example.
   if (DPFA_PLANT("slot_dependent_product")) s.logits.slice(0, s.batch.offsets[1]).mul_(1 + 0x1p-7);
   if (for_backward)
-    kernels::cross_entropy_in_place(s.logits, s.batch.targets, s.batch.loss_weights, s.row_losses);
+    kernels::cross_entropy_in_place(s.logits, s.batch.targets, s.batch.loss_weights, s.row_losses,
+                                    batch.every_row);
   else
     kernels::cross_entropy(s.logits, s.batch.targets, s.batch.loss_weights, s.row_losses);
   for (int64_t b = 0; b < batch.examples; ++b)

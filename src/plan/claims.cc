@@ -57,6 +57,13 @@ void check_job(const Config& config, int64_t ranks, bool dry_run) {
     throw ConfigError(
         "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
         "private step follow from it");
+  if (config.runtime.constant_step_slots && config.privacy.numerics != "exact" &&
+      config.runtime.norm_method == "gram")
+    throw ConfigError(
+        "runtime.constant_step_slots = true with runtime.norm_method = gram and privacy.numerics = " +
+        config.privacy.numerics +
+        ": a Gram norm that is not accurate enough is measured again, which takes time that depends on the "
+        "record; set norm_method to auto, direct or materialise, or numerics to exact");
   if (aggregation.mode == "masked" && !dry_run &&
       (aggregation.allow_list.empty() || aggregation.identity.empty()))
     throw ConfigError(

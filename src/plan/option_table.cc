@@ -173,7 +173,8 @@ const std::vector<ConfigOption>& option_table() {
       {DPFA_KEY(runtime, recompute), one_of({"none", "layer"}),
        "layer: activations of one layer at a time, for less memory and more time"},
       {DPFA_KEY(runtime, norm_method), one_of({"auto", "gram", "direct", "materialise"}),
-       "how numerics = fp32 measures gradient norms; auto: the fastest for each matrix, measured once"},
+       "how numerics = fp32 measures gradient norms; auto: the fastest for each matrix, measured once, of "
+       "direct and materialise alone with constant_step_slots, which refuses gram"},
       {DPFA_KEY(runtime, norm_memory_mib), count_from(0),
        "memory for gradients that norm_method = auto keeps; 0: as much as those of one record"},
       {DPFA_KEY(runtime, threads), count_from(0), "threads per rank; 0: cores of the host / ranks on it"},
@@ -183,7 +184,8 @@ const std::vector<ConfigOption>& option_table() {
        "shortest time without progress after which a rank ends itself; 0: off"},
       {DPFA_KEY(runtime, constant_step_slots), boolean(),
        "every step makes the same number of passes over whole contexts, one record each, whatever was drawn; "
-       "several times slower; needs privacy.dataset_size"},
+       "several times slower; needs privacy.dataset_size, and of more than dataset_size + 1 records the rest "
+       "is not used"},
 
       {DPFA_KEY(output, dir), any_text("a folder"),
        "run directory; an existing one is refused without --resume"},

@@ -1,4 +1,5 @@
 // The privacy statement of a plan: what a user shows to the person whose records are trained on.
+#include <algorithm>
 #include <cmath>
 #include <iomanip>
 #include <sstream>
@@ -35,8 +36,9 @@ class Lines {
 
 std::string ranks_text(int64_t ranks) { return std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks"); }
 
-void add_epsilon(const PrivacyPlan& plan, const std::string& label, const accounting::Event& event,
-                 int64_t charges, Lines& lines) {
+// Returns the epsilon.
+double add_epsilon(const PrivacyPlan& plan, const std::string& label, const accounting::Event& event,
+                   int64_t charges, Lines& lines) {
   const auto report = accounting::epsilon_of(event, charges, plan.target_delta());
   const std::string least = report.lower_bound > 0
                                 ? "; no accountant can report less than " + rounded(report.lower_bound, false)
@@ -44,6 +46,24 @@ void add_epsilon(const PrivacyPlan& plan, const std::string& label, const accoun
   lines.add(label, rounded(report.epsilon, true) + " at delta = " + format_real(plan.target_delta()) +
                        " after " + std::to_string(charges) + " charged steps (accountant " +
                        report.accountant + least + ")");
+  return report.epsilon;
+}
+
+// constant_step_slots: what the claims rest on beside the plan. A step leaves records out with probability
+// p <= kOverrun on each rank; a mechanism that differs with probability p in all is (epsilon, delta + (1 +
+// e^epsilon) p)-private where the other is (epsilon, delta)-private.
+void add_constant_work(const PrivacyPlan& plan, double epsilon, int64_t charges, Lines& lines) {
+  const nlohmann::json size = plan.to_json().at("dataset_size");
+  if (size.is_null()) return;  // such a run does not start
+  const double added = (1 + std::exp(epsilon)) * static_cast<double>(charges) * kOverrun;
+  lines.add("  provided that",
+            "dataset_size = " + size.dump() + " is not exceeded by the number of records: of more than " +
+                std::to_string(size.get<int64_t>() + 1) +
+                " the rest is not used, and the epsilon and delta of one record would be those of two");
+  lines.add("  and with",
+            "at most " + rounded(added, true) +
+                " more delta for each rank, for draws beyond the room of a step; what caches and the "
+                "arithmetic of single numbers tell in time is not covered");
 }
 
 void add_sampling(const PrivacyPlan& plan, Lines& lines) {
@@ -75,11 +95,14 @@ std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
   if (!claims.outsiders.event) return "No epsilon holds for this run: " + claims.outsiders.refusal + ".";
   std::string text = kProtection;
   if (claims.network.event)
-    text += "The same epsilon holds for anyone who also reads what the ranks send each other.\n";
+    text +=
+        "The same epsilon holds, on the same proviso, for anyone who also reads what the ranks send each "
+        "other, and when.\n";
   if (claims.insiders.event)
     text +=
         "The epsilon to " + ranks_text(plan.noise_shares()->colluding_ranks) +
-        " holds whichever they are and whatever they pool: records, keys, noise, every sum.\n"
+        " holds on the same proviso whichever they are and whatever they pool: records, keys, noise, every "
+        "sum.\n"
         "It covers records that they cannot simply read: data.train without {rank} is one folder for all.\n";
   text += "Not protected:\n";
   if (!plan.noise_shares())
@@ -109,14 +132,17 @@ void add_epsilons(const PrivacyPlan& plan, const RunFacts& facts, Lines& lines) 
     lines.add("epsilon", "none: " + claims.outsiders.refusal);
     return;
   }
+  double largest = 0;
   const auto add = [&](const std::string& label, int64_t charges) {
-    add_epsilon(plan, label, *claims.outsiders.event, charges, lines);
+    largest = std::max(largest, add_epsilon(plan, label, *claims.outsiders.event, charges, lines));
     if (claims.insiders.event)
-      add_epsilon(plan, "  to " + ranks_text(plan.noise_shares()->colluding_ranks), *claims.insiders.event,
-                  charges, lines);
+      largest =
+          std::max(largest, add_epsilon(plan, "  to " + ranks_text(plan.noise_shares()->colluding_ranks),
+                                        *claims.insiders.event, charges, lines));
   };
   add("epsilon", plan.steps());
   if (plan.max_charges() > plan.steps()) add("with reserve", plan.max_charges());
+  if (facts.constant_step_slots) add_constant_work(plan, largest, plan.max_charges(), lines);
   if (plan.noise_shares() && !claims.insiders.event)
     lines.add("  to ranks", "no claim: " + claims.insiders.refusal);
 }

@@ -6,9 +6,11 @@
 //
 // Integers in units of 2^grid_exponent. One example moves a coordinate by at most 2^23 + 1 units (plan.h: the
 // grid is at least max_grad_norm x 2^-23), so kFlushEvery contributions fit 32 bits; then the sum moves on to
-// 64 bits. Before a release (with noise = after_sum) each coordinate is clamped to the share of 32 bits that
-// leaves room for all ranks: clamping is 1-Lipschitz, so the sensitivity does not grow, and the sum over
-// ranks cannot wrap whatever was drawn.
+// 64 bits. Where the work of a step must not tell what was drawn, passes for nobody are counted among the
+// contributions (they add zeros), and the room of the step alone decides whether there are 64 bits. Before a
+// release (with noise = after_sum) each coordinate is clamped to the share of 32 bits that leaves room for
+// all ranks: clamping is 1-Lipschitz, so the sensitivity does not grow, and the sum over ranks cannot wrap
+// whatever was drawn.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +39,10 @@ class ClippedSum {
 
   static constexpr int64_t kFlushEvery = std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + 1);
 
-  explicit ClippedSum(FlatBuffer<int32_t> zeroed) : sum_(std::move(zeroed)) {}
+  // `room`: contributions that are sure to come; the 64 bits are made now where those need them.
+  explicit ClippedSum(FlatBuffer<int32_t> zeroed, int64_t room = 0) : sum_(std::move(zeroed)) {
+    if (room > kFlushEvery) wide_ = FlatBuffer<int64_t>(sum_.size());
+  }
   // Makes room for `contributions` more of them (at most kFlushEvery) and returns where they go.
   std::span<int32_t> reserve(int64_t contributions);
   // The 32-bit sum of this rank, clamped for `world_size` ranks.
@@ -48,7 +53,7 @@ class ClippedSum {
                   std::span<int32_t> lanes) const;
 
   FlatBuffer<int32_t> sum_;
-  FlatBuffer<int64_t> wide_;  // empty until the first flush
+  FlatBuffer<int64_t> wide_;  // empty until the first flush, unless the room needs it
   int64_t since_flush_ = 0;   // contributions in sum_
   int64_t reservations_ = 0;  // microbatches; read by planted bugs only
 };

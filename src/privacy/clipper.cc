@@ -51,6 +51,7 @@ class FingerprintSink final : public kernels::ContributionSink {
   }
   template <typename T>
   void take(int64_t offset, std::span<const T> values, double factor) {
+    if (factor == 0) return;  // zeros, whatever the values are
     const uint64_t factor_bits = mix(std::bit_cast<uint64_t>(factor));
     uint64_t sum = 0;
     for (size_t i = 0; i < values.size(); ++i) {
@@ -60,6 +61,14 @@ class FingerprintSink final : public kernels::ContributionSink {
     sum_ += sum;
   }
   std::atomic<uint64_t> sum_ = 0;
+};
+
+// For passes of which only the side effects are wanted.
+class DiscardSink final : public kernels::ContributionSink {
+ public:
+  void add(int64_t, std::span<const float>, double) override {}
+  void add(int64_t, std::span<const c10::BFloat16>, double) override {}
+  void add(int64_t, std::span<const double>, double) override {}
 };
 
 // Takes the targets from position `count` on out of a record.
@@ -118,25 +127,39 @@ model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double
 }
 
 Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods,
-                 bool every_row)
-    : plan_(plan),
-      model_(model),
-      route_(plan.numerics() == "exact" ? kernels::make_exact_route()
-                                        : kernels::make_gram_route(std::move(methods))),
-      every_row_(every_row) {}
+                 bool constant_work)
+    : plan_(plan), model_(model), constant_work_(constant_work) {
+  methods.constant_work = constant_work && !DPFA_PLANT("excluded_records_cost_nothing");
+  route_ = plan.numerics() == "exact" ? kernels::make_exact_route(methods.constant_work)
+                                      : kernels::make_gram_route(std::move(methods));
+}
 
 Clipper::~Clipper() = default;
 
-ClippedSum Clipper::zero(std::optional<NoisyGradient> spent) const {
+bool Clipper::skips_padding() const {
+  if (DPFA_PLANT("rows_follow_the_record")) return true;
+  return !constant_work_ && model_.compute() != at::kBFloat16;
+}
+
+void Clipper::choose_methods(int64_t slots, int64_t context) {
+  if (plan_.numerics() == "exact") return;
+  DiscardSink unread;
+  accumulate_into(data::made_up_microbatch(slots, context, model_.shape().vocab), nullptr, unread);
+}
+
+ClippedSum Clipper::zero(std::optional<NoisyGradient> spent, int64_t room) const {
   const int64_t parameters = model_.shape().parameter_count();
-  if (!spent) return ClippedSum(FlatBuffer<int32_t>(parameters));
+  if (!spent) return ClippedSum(FlatBuffer<int32_t>(parameters), room);
   DPFA_CHECK(spent->size() == parameters && spent->taken_ == parameters);  // so every element is zero
-  return ClippedSum(std::move(spent->sum_));
+  return ClippedSum(std::move(spent->sum_), room);
 }
 
 void Clipper::accumulate(const data::Microbatch& microbatch, const model::Dropout* dropout, ClippedSum& sum) {
   DPFA_CHECK(plan_.is_private());
-  kernels::IntegerSink sink(sum.reserve(microbatch.slots), plan_.grid_exponent());
+  int64_t contributions = microbatch.slots;
+  if (DPFA_PLANT("flush_follows_the_draw"))
+    contributions -= std::count(microbatch.records.begin(), microbatch.records.end(), -1);
+  kernels::IntegerSink sink(sum.reserve(contributions), plan_.grid_exponent());
   accumulate_into(microbatch, dropout, sink);
 }
 
@@ -147,7 +170,9 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microb
   std::vector<kernels::ExampleOutcome> outcomes(microbatch.slots);
   std::vector<double> losses(microbatch.slots, 0.0);
   const std::vector<double> weights = loss_weights(microbatch, plan_.loss());
-  model_.forward(to_batch(microbatch, weights, skips_padding()), dropout, /*for_backward=*/true, losses);
+  model::Batch batch = to_batch(microbatch, weights, skips_padding());
+  batch.every_row = constant_work_;
+  model_.forward(batch, dropout, /*for_backward=*/true, losses);
   if (model_.offsets().back() > 0) {
     std::vector<uint8_t> selected(microbatch.slots);
     for (int64_t b = 0; b < microbatch.slots; ++b)
@@ -166,7 +191,7 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microb
 
 std::vector<kernels::ExampleOutcome> Clipper::accumulate_streamed(std::span<const uint8_t> selected,
                                                                   kernels::ContributionSink& sink) {
-  kernels::StreamedRoute route(static_cast<int64_t>(selected.size()));
+  kernels::StreamedRoute route(static_cast<int64_t>(selected.size()), constant_work_);
   model::visit_records(model_, [&](const kernels::GradientRecords& part) { route.measure(part, selected); });
   const auto outcomes = route.settle(selected, plan_.max_grad_norm());
   model::visit_records(model_,

@@ -29,13 +29,21 @@ namespace dpfa::privacy {
 class Clipper {
  public:
   // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32.
-  // `every_row`: padding is worked on too, so that a record's length does not change the work.
+  // `constant_work`: padding, records that are excluded and empty slots take the work of a whole record that
+  // counts, and what is excluded adds zeros: neither lengths nor tokens nor what is left out change the work.
+  // Not with method gram (kernels/norm_route.h).
   Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods = {},
-          bool every_row = false);
+          bool constant_work = false);
   ~Clipper();
 
-  // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied).
-  ClippedSum zero(std::optional<NoisyGradient> spent = std::nullopt) const;
+  // numerics = fp32: chooses, by a pass over made-up tokens, how the norms of microbatches of this shape are
+  // measured. To be called before the first draw, on every rank: what it measures, keeps in the user's cache
+  // and prints would otherwise tell when the first record was drawn.
+  void choose_methods(int64_t slots, int64_t context);
+
+  // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied). `room`:
+  // slots that are sure to be added to it, empty ones included; 0 where their number follows from the draw.
+  ClippedSum zero(std::optional<NoisyGradient> spent = std::nullopt, int64_t room = 0) const;
   // Adds the clipped gradients of the microbatch's examples. `dropout` may be null.
   void accumulate(const data::Microbatch& microbatch, const model::Dropout* dropout, ClippedSum& sum);
 
@@ -57,12 +65,12 @@ class Clipper {
   std::vector<kernels::ExampleOutcome> accumulate_streamed(std::span<const uint8_t> selected,
                                                            kernels::ContributionSink& sink);
   // bf16 products depend on the number of rows (kernels/gemm.h), so there every slot has all its rows.
-  bool skips_padding() const { return !every_row_ && model_.compute() != at::kBFloat16; }
+  bool skips_padding() const;
 
   const plan::PrivacyPlan& plan_;
   model::Gpt2& model_;
   std::unique_ptr<kernels::NormRoute> route_;
-  bool every_row_;
+  bool constant_work_;
 };
 
 // Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.

@@ -348,7 +348,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
     setup.plan = plan_for(setup, stated > 0 ? stated : communicator.size());
-    plan::check_job(setup.config, communicator.size(), options.dry_run);
+    plan::check_job(options.config, communicator.size(), options.dry_run);  // numerics as it was asked for
   };
   // The measurements below may take any time; everything else is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {

@@ -52,34 +52,51 @@ data::PoissonSampler sampler_of(const StepContext& c) {
           own ? 1 : c.communicator.size()};
 }
 
+// What a step of this rank has room for under constant_step_slots. How many of the declared records are in a
+// rank's own folder is private: it could be all of them.
+std::optional<data::StepRoom> room_of(const StepContext& c) {
+  if (!c.config.runtime.constant_step_slots) return std::nullopt;
+  return data::room_of(c.plan.sample_rate(), *c.config.privacy.dataset_size,
+                       c.config.data.each_rank_has_its_own() ? 1 : c.communicator.size());
+}
+
+// A record that is nobody's, in a slot of its own.
+data::Microbatch record_of_nobody(const StepContext& c) {
+  data::Microbatch microbatch = data::made_up_microbatch(1, c.context, c.model.shape().vocab);
+  if (!DPFA_PLANT("nobody_counts")) microbatch.records = {-1};
+  return microbatch;
+}
+
 class PrivateSteps final : public Steps {
  public:
   PrivateSteps(const StepContext& context, accounting::Ledger& ledger)
       : c_(context),
+        room_(room_of(c_)),
+        nobody_(record_of_nobody(c_)),
         clipper_(c_.plan, c_.model,
                  norm_methods(c_.config.runtime, c_.context,
                               [rank = c_.communicator.rank()](const std::string& line) {
                                 if (rank == 0) std::cerr << line << '\n';
                               }),
-                 /*every_row=*/c_.config.runtime.constant_step_slots),
+                 /*constant_work=*/c_.config.runtime.constant_step_slots),
         privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
         sampler_(sampler_of(c_)),
-        optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {}
+        optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {
+    if (!DPFA_PLANT("methods_wait_for_a_record")) clipper_.choose_methods(c_.microbatch_size, c_.context);
+  }
 
   StepResult run(int64_t step, double rate) override {
     if (!privatizer_.may_release()) return StepResult::kBudgetExhausted;
     const int64_t draw = privatizer_.next_draw();
-    const std::vector<int64_t> drawn =
-        sampler_.draw(DPFA_PLANT("resume_same_draw") ? step : draw, c_.dataset.size());
+    const std::vector<int64_t> drawn = draw_records(DPFA_PLANT("resume_same_draw") ? step : draw);
     if (DPFA_PLANT("skip_empty_batch") && drawn.empty()) return StepResult::kDone;
     const std::optional<model::Dropout> dropout = dropout_of(c_, draw);
-    privacy::ClippedSum sum = clipper_.zero(std::move(spent_));
+    privacy::ClippedSum sum = clipper_.zero(std::move(spent_), room_ ? room_->passes : 0);
     spent_.reset();
     for_each_microbatch(c_, drawn, [&](const data::Microbatch& microbatch) {
       clipper_.accumulate(microbatch, dropout ? &*dropout : nullptr, sum);
     });
-    if (c_.config.runtime.constant_step_slots && !DPFA_PLANT("passes_follow_the_draw"))
-      make_passes_for_nobody(static_cast<int64_t>(drawn.size()), dropout ? &*dropout : nullptr);
+    if (room_) make_passes_for_nobody(static_cast<int64_t>(drawn.size()), dropout, sum);
     c_.watchdog.progress("agree whether to stop");
     if (any_rank_stops(c_.communicator)) return StepResult::kStopped;
     c_.watchdog.progress("release");
@@ -93,23 +110,32 @@ class PrivateSteps final : public Steps {
   std::optional<double> last_training_loss() const override { return std::nullopt; }
 
  private:
-  // The passes that a step of this rank has room for and did not need, on a made-up record, into a sum that
-  // nobody reads. A draw beyond that room (2^-60 per step where dataset_size is what was declared) takes
-  // longer; no record is left out for it.
-  void make_passes_for_nobody(int64_t drawn, const model::Dropout* dropout) {
-    // How many of the declared records are this rank's own is private: it could be all of them.
-    const int64_t ranks = c_.config.data.each_rank_has_its_own() ? 1 : c_.communicator.size();
-    const int64_t own_records = (*c_.config.privacy.dataset_size + ranks - 1) / ranks;
-    const int64_t passes = data::most_drawn(c_.plan.sample_rate(), own_records);
-    const data::Microbatch made_up = data::made_up_microbatch(1, c_.context, c_.model.shape().vocab);
-    privacy::ClippedSum unread = clipper_.zero();
+  // The records of a step. With constant_step_slots the coins are those of as many records as there is room
+  // for, whatever the data hold: records beyond the room have none, and of a draw beyond the passes, which
+  // has probability kOverrun, the last are left out. docs/privacy_model.md says what that costs.
+  std::vector<int64_t> draw_records(int64_t draw) const {
+    if (!room_) return sampler_.draw(draw, c_.dataset.size());
+    std::vector<int64_t> drawn = sampler_.draw(draw, room_->records);
+    std::erase_if(drawn, [this](int64_t record) { return record >= c_.dataset.size(); });
+    if (static_cast<int64_t>(drawn.size()) > room_->passes) drawn.resize(room_->passes);
+    return drawn;
+  }
+
+  // The passes that a step of this rank has room for and did not need: a record that is nobody's takes the
+  // work of any other and adds zeros to the sum, which counts its passes whoever they are for.
+  void make_passes_for_nobody(int64_t drawn, const std::optional<model::Dropout>& dropout,
+                              privacy::ClippedSum& sum) {
+    if (DPFA_PLANT("passes_follow_the_draw")) return;
+    const int64_t passes = DPFA_PLANT("one_pass_for_nobody") ? drawn + 1 : room_->passes;
     for (int64_t pass = drawn; pass < passes && !stop_requested(); ++pass) {
       c_.watchdog.progress("microbatch");
-      clipper_.accumulate(made_up, dropout, unread);
+      clipper_.accumulate(nobody_, dropout ? &*dropout : nullptr, sum);
     }
   }
 
   StepContext c_;
+  std::optional<data::StepRoom> room_;
+  data::Microbatch nobody_;
   privacy::Clipper clipper_;
   privacy::Privatizer privatizer_;
   data::PoissonSampler sampler_;

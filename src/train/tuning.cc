@@ -47,7 +47,8 @@ std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int6
     plan::PrivacyConfig privacy = config.privacy;
     privacy.numerics = numerics;
     const auto plan = plan::PrivacyPlan::derive(privacy, {}, model.shape().parameter_count());
-    privacy::Clipper clipper(plan, model, norm_methods(config.runtime, context));
+    privacy::Clipper clipper(plan, model, norm_methods(config.runtime, context),
+                             config.runtime.constant_step_slots);
     seconds[numerics == "fp32"] = seconds_per_example(clipper, model.shape().parameter_count(), microbatch);
   }
   return seconds[1] < seconds[0] ? "fp32" : "exact";

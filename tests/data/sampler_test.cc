@@ -269,5 +269,18 @@ TEST(PoissonSampler, ADrawHardlyEverExceedsWhatAStepHasRoomFor) {
   EXPECT_EQ(most_drawn(0.5, 0), 0);
 }
 
+// At rate 1 every record is drawn: a rank's share of one record more than declared fits, and no room is left.
+TEST(StepRoom, HoldsARanksShareOfOneRecordMoreThanDeclared) {
+  for (const int world : {1, 2, 3, 7})
+    for (const int64_t declared : {1, 39, 40, 41}) {
+      const StepRoom room = room_of(1, declared, world);
+      EXPECT_EQ(room.records, declared + 1);
+      size_t most = 0;
+      for (int rank = 0; rank < world; ++rank)
+        most = std::max(most, PoissonSampler(key_of(1), 1, rank, world).draw(0, room.records).size());
+      EXPECT_EQ(room.passes, static_cast<int64_t>(most)) << world << " ranks, " << declared << " declared";
+    }
+}
+
 }  // namespace
 }  // namespace dpfa::data

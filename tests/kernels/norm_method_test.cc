@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <random>
 #include <sstream>
 
 #include "kernels/norm_route.h"
+#include "src/base/error.h"
 #include "tests/support/temporary_folder.h"
 
 namespace dpfa::kernels {
@@ -137,6 +139,63 @@ TEST_F(Times, ThatCannotBeReadOrKeptAreMeasuredAgain) {
   const int before = measured_;
   EXPECT_EQ(ask(folder_.path(), shape)[0], 0.25);  // a folder is no file
   EXPECT_EQ(measured_, before + 1);
+}
+
+TEST_F(Times, OfKeptGradientsAreNotMeasuredWhereNoneFits) {
+  const std::filesystem::path file = folder_.path() / "methods.txt";
+  MatrixShape shape = shape_of(8, 16);
+  shape.kept = 0;
+  for (int run = 0; run < 2; ++run) {
+    const MethodSeconds seconds = MethodTimes(file).of(shape, [&](const MatrixShape&, NormMethod method) {
+      EXPECT_NE(method, NormMethod::kMaterialise);
+      ++measured_;
+      return 0.5;
+    });
+    EXPECT_EQ(seconds, (MethodSeconds{0.5, 0.5, std::numeric_limits<double>::infinity()}));
+  }
+  EXPECT_EQ(measured_, 2);  // of one run: the other reads them
+  shape.kept = 1;
+  EXPECT_EQ(ask(file, shape)[0], 0.25);
+}
+
+// A measurement takes no more examples than a microbatch has, and no more memory than the run.
+TEST(AutoMethod, MeasuresWithinTheMicrobatchAndTheBudget) {
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(32);
+  constexpr int64_t kOne = 9 * 11 * 4;
+  for (const int64_t slots : {1, 3, 200})
+    for (const int64_t budget : {int64_t{0}, int64_t{1}, kOne, 3 * kOne + 1, 1000 * kOne}) {
+      GradientRecords records;
+      records.offsets = equal_offsets(slots, 1);
+      records.linears.push_back({at::ones({slots, 9}), at::ones({slots, 11}), 0, false});
+      int measured = 0;
+      methods_of(shapes_of(records, 20), slots, {.method = "auto", .budget_bytes = budget},
+                 [&](const MatrixShape& shape, NormMethod method) {
+                   EXPECT_EQ(shape.examples, std::min<int64_t>(64, slots));
+                   EXPECT_LE(shape.kept * shape.gradient_bytes(), budget == 0 ? kOne : budget);
+                   EXPECT_TRUE(method != NormMethod::kMaterialise || shape.kept > 0);
+                   ++measured;
+                   return 1.0;
+                 });
+      EXPECT_EQ(measured, budget == 1 ? 2 : 3);
+    }
+  omp_set_num_threads(threads);
+}
+
+// A Gram norm may be measured again: the fastest of the other two is chosen where work must be constant.
+TEST(AutoMethod, ChoosesNoGramNormsForConstantWork) {
+  GradientRecords records;
+  records.offsets = equal_offsets(2, 1);
+  records.linears.push_back({at::ones({2, 9}), at::ones({2, 11}), 0, false});
+  const auto gram_is_fastest = [](const MatrixShape&, NormMethod method) {
+    return method == NormMethod::kGram ? 1.0 : method == NormMethod::kDirect ? 2.0 : 3.0;
+  };
+  NormMethodChoice choice = {.method = "auto"};
+  const auto shapes = shapes_of(records, 20);
+  EXPECT_EQ(methods_of(shapes, 2, choice, gram_is_fastest), std::vector{NormMethod::kGram});
+  choice.constant_work = true;
+  EXPECT_THROW(make_gram_route({.method = "gram", .constant_work = true}), InternalError);
+  EXPECT_EQ(methods_of(shapes, 2, choice, gram_is_fastest), std::vector{NormMethod::kDirect});
 }
 
 // Every matrix by measurement: the norms are those of any method, and the choice is told.

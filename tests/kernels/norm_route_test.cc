@@ -109,6 +109,11 @@ std::vector<Named> adversarial_examples() {
     for (float g : {1e-18f, 1e-20f, 1e-23f, 1e-30f, 1e-40f})
       result.push_back(
           {"tiny g=" + std::to_string(std::log10(g)) + " x=" + std::to_string(x), scaled(2, 64, x, g)});
+  // Entries of both Gram matrices are in the range of f32, those of the gradient are not.
+  for (int64_t tokens : {64, 130})
+    result.push_back({"aligned and large, T=" + std::to_string(tokens),
+                      {Rows(tokens, std::vector<float>(kInputs, 2.5e18f)),
+                       Rows(tokens, std::vector<float>(kOutputs, 2.5e18f))}});
   for (float bad : {kInf, -kInf, kNan, 3e38f}) {
     LinearExample e = scaled(3, 65, 1, 1);
     e.x[7][3] = bad;
@@ -127,7 +132,7 @@ struct Route {
 };
 // 1e-12: norm and check are sums of a few thousand squares in double.
 std::unique_ptr<NormRoute> make_by(const std::string& method) { return make_gram_route({.method = method}); }
-const Route kRoutes[] = {{"exact", make_exact_route, 1e-12},
+const Route kRoutes[] = {{"exact", [] { return make_exact_route(); }, 1e-12},
                          {"gram", [] { return make_by("gram"); }, kGramSlack},
                          {"direct", [] { return make_by("direct"); }, kGramSlack},
                          {"materialise", [] { return make_by("materialise"); }, kGramSlack}};
@@ -253,6 +258,18 @@ TEST(IntegerSink, RoundsTheScaledValuesToTheGridAndNeverScalesUp) {
       EXPECT_LE(std::abs(added), std::abs(exact) * (1 + 0x1p-23) + grid / 2);
       EXPECT_TRUE(sum[0] == 100 && sum[2] == 100);
     }
+}
+
+TEST(IntegerSink, AddsZerosWithFactorZeroWhateverTheValues) {
+  const std::vector<double> values = {1, -2, kInf, -kInf, kNan, 3e38, 1e-45, 0, 5};
+  const std::vector<float> floats(values.begin(), values.end());
+  const std::vector<c10::BFloat16> halves(floats.begin(), floats.end());
+  std::vector<int32_t> sum(values.size(), -7);
+  IntegerSink sink(sum, -22);
+  sink.add(0, std::span<const float>(floats), 0);
+  sink.add(0, std::span<const c10::BFloat16>(halves), 0);
+  sink.add(0, std::span<const double>(values), 0);
+  EXPECT_EQ(sum, std::vector<int32_t>(values.size(), -7));
 }
 
 TEST(IntegerSink, AddsToWhatIsThereInEveryType) {

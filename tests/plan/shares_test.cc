@@ -264,6 +264,12 @@ TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
   refused([&](Config& c) { constant(c), c.aggregation.colluding_ranks = 1; }, kConfig, "");
   refused([&](Config& c) { constant(c), c.privacy.dataset_size.reset(); }, kConfig, "privacy.dataset_size");
   refused([&](Config& c) { constant(c), c.privacy.enabled = false; }, kConfig, "privacy.enabled");
+  const auto gram = [&](Config& c) { constant(c), c.runtime.norm_method = "gram"; };
+  for (const std::string numerics : {"fp32", "auto"}) {  // what is measured must not decide about a refusal
+    refused([&](Config& c) { gram(c), c.privacy.numerics = numerics; }, kConfig, "norm_method = gram");
+    refused([&](Config& c) { constant(c), c.privacy.numerics = numerics; }, kConfig, "");
+  }
+  refused(gram, kConfig, "");
   const auto masked = [](Config& c) { c.aggregation.mode = "masked"; };
   refused(masked, kConfig, "needs aggregation.allow_list and aggregation.identity");
   refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list"; }, kConfig, "aggregation.identity");
@@ -285,6 +291,12 @@ TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
   contains(text, "reads what the ranks send");
   contains(text, "a rank that lies");
   EXPECT_EQ(text.find("timing"), std::string::npos);
+  // Constant work: what it rests on, what it adds to delta, and what it leaves.
+  contains(text, "provided that");
+  contains(text, "dataset_size = " + plan.to_json().at("dataset_size").dump() + " is not exceeded");
+  contains(text, "more delta for each rank");
+  contains(text, "caches");
+  EXPECT_EQ(plan.statement().find("provided that"), std::string::npos);
   const std::string open = plan.statement();
   contains(open, "no claim: runtime.constant_step_slots = false");
   contains(open, "timing");

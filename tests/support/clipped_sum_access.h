@@ -30,6 +30,10 @@ struct ClippedSumAccess {
     for (size_t i = 0; i < result.size() && !sum.wide_.empty(); ++i) result[i] += sum.wide_.data()[i];
     return result;
   }
+  // What was added since the last move to 64 bits, and whether there are any: both decide what reserve()
+  // does.
+  static int64_t since_flush(const privacy::ClippedSum& sum) { return sum.since_flush_; }
+  static bool has_64_bits(const privacy::ClippedSum& sum) { return !sum.wide_.empty(); }
   static std::vector<int32_t> narrow(const privacy::ClippedSum& sum) {
     return {sum.sum_.data(), sum.sum_.data() + sum.sum_.size()};
   }

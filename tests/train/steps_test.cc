@@ -1,12 +1,17 @@
 // The private step: one charge and the same collectives whatever was drawn, and never the same draw twice.
 #include "src/train/steps.h"
 
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <fstream>
+#include <sstream>
 
+#include "src/data/sampler.h"
 #include "tests/support/engine_oracle.h"
 #include "tests/support/recording_communicator.h"
+#include "tests/support/scoped_environment.h"
 #include "tests/support/temporary_folder.h"
 
 namespace dpfa::train {
@@ -15,12 +20,37 @@ namespace {
 constexpr plan::Gpt2Shape kShape{
     .layers = 1, .width = 16, .heads = 2, .positions = 16, .vocab = 257, .tied_head = true};
 
-// A run with `records` records, each drawn with probability `rate`; plain gradient descent with rate 1, so
-// that the weights move by the released gradient.
+// The rows of every forward pass while it lives, as the look-up of the token embedding shows them.
+class PassRecorder {
+ public:
+  PassRecorder() {
+    rows.clear();
+    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(&note).needsInputs(true));
+  }
+  ~PassRecorder() { at::removeCallback(handle_); }
+  PassRecorder(const PassRecorder&) = delete;
+  PassRecorder& operator=(const PassRecorder&) = delete;
+
+  inline static std::vector<int64_t> rows;
+
+ private:
+  static std::unique_ptr<at::ObserverContext> note(const at::RecordFunction& function) {
+    if (std::string_view(function.name()) == "aten::index_select")
+      rows.push_back(function.inputs()[2].toTensor().numel());
+    return nullptr;
+  }
+  at::CallbackHandle handle_;
+};
+
+constexpr int64_t kDeclared = 40;  // dataset_size under constant_step_slots
+
+// A run with `records` records, all shorter than the context, each drawn with probability `rate`; plain
+// gradient descent with rate 1, so that the weights move by the released gradient.
 class SmallRun {
  public:
-  SmallRun(int64_t records, double rate, double noise_multiplier, bool constant_step_slots = false)
-      : config_(made_config(rate, noise_multiplier, constant_step_slots)),
+  SmallRun(int64_t records, double rate, double noise_multiplier, bool constant_step_slots = false,
+           const std::string& numerics = "exact")
+      : config_(made_config(rate, noise_multiplier, constant_step_slots, numerics)),
         plan_(plan::PrivacyPlan::derive(config_.privacy, {}, kShape.parameter_count())),
         dataset_(made_dataset(folder_ / "data", records)),
         ledger_(accounting::Ledger::in_memory({{"plan", plan_.to_json()}})),
@@ -49,7 +79,6 @@ class SmallRun {
   }
   StepResult step(int64_t number) { return steps_->run(number, /*learning_rate=*/1); }
   int64_t charges() const { return ledger_.charges(); }
-  int64_t rows_of_the_last_pass() const { return model_.offsets().empty() ? 0 : model_.offsets().back(); }
   double divisor() const { return plan_.expected_batch_size(); }
   // How far the weights have moved from the initial ones.
   std::vector<double> change() const {
@@ -64,14 +93,16 @@ class SmallRun {
   std::vector<float> weights;
 
  private:
-  static plan::Config made_config(double rate, double noise_multiplier, bool constant_step_slots) {
+  static plan::Config made_config(double rate, double noise_multiplier, bool constant_step_slots,
+                                  const std::string& numerics) {
     plan::Config config;
     config.runtime.constant_step_slots = constant_step_slots;
-    if (constant_step_slots) config.privacy.dataset_size = 40;
+    if (constant_step_slots) config.privacy.dataset_size = kDeclared;
+    config.privacy.numerics = numerics;
     config.privacy.noise_multiplier = noise_multiplier;
     config.privacy.target_delta = 1e-5;
     config.privacy.sample_rate = rate;
-    config.privacy.expected_batch_size = constant_step_slots ? 40 * rate : 1;
+    config.privacy.expected_batch_size = constant_step_slots ? kDeclared * rate : 1;
     config.privacy.steps = 5;
     config.optimizer.name = "sgd";
     return config;
@@ -124,8 +155,62 @@ TEST(PrivateSteps, AStepThatIsRepeatedAfterARestartDrawsAnew) {
   EXPECT_GT(test::l2(std::span<const double>(difference)), 0.1);
 }
 
-// With constant_step_slots a step goes on with passes over a made-up record; what it releases is what the
-// drawn records gave, and the last pass has a whole context of rows, whatever was drawn.
+std::string content_of(const std::filesystem::path& file) {
+  std::stringstream text;
+  text << std::ifstream(file).rdbuf();
+  return text.str();
+}
+
+// How norms are measured is chosen by measurement, kept and printed: not when the first record is drawn.
+TEST(PrivateSteps, TheChoiceOfNormMethodsDoesNotTellWhetherRecordsWereDrawn) {
+  const testing::TemporaryFolder cache;
+  testing::ScopedEnvironment environment;
+  environment.set("DPFA_CACHE", cache.path().string());
+  std::vector<std::string> printed, kept;
+  for (const double rate : {1e-6, 1.0}) {  // every draw empty, every draw full
+    ::testing::internal::CaptureStderr();
+    SmallRun run(kDeclared, rate, 1, /*constant_step_slots=*/false, "fp32");
+    for (int64_t step = 0; step < 3; ++step) EXPECT_EQ(run.step(step), StepResult::kDone);
+    printed.push_back(::testing::internal::GetCapturedStderr());
+    kept.push_back(content_of(cache.path() / "norm_methods.txt"));
+  }
+  EXPECT_NE(printed[0].find("gradient norms:"), std::string::npos) << printed[0];
+  EXPECT_NE(kept[0], "");
+  EXPECT_EQ(printed[1], printed[0]);
+  EXPECT_EQ(kept[1], kept[0]);
+}
+
+// With constant_step_slots the passes of a step and the rows of each follow from what was declared, whatever
+// there is and whatever is drawn of it.
+TEST(PrivateSteps, PassesAndTheirRowsFollowFromPublicNumbersAlone) {
+  for (const double rate : {1e-6, 0.5, 1.0}) {
+    // Room for a neighbour of a data set of the declared size.
+    const auto room = static_cast<size_t>(data::most_drawn(rate, kDeclared + 1));
+    for (const int64_t records : {int64_t{1}, kDeclared, kDeclared + 1, kDeclared + 20}) {
+      SmallRun run(records, rate, 1, /*constant_step_slots=*/true);
+      const PassRecorder passes;
+      ASSERT_EQ(run.step(0), StepResult::kDone);
+      EXPECT_EQ(PassRecorder::rows, std::vector<int64_t>(room, kShape.positions))
+          << records << " records at " << rate;
+    }
+  }
+  EXPECT_EQ(data::most_drawn(1, kDeclared + 1), kDeclared + 1);
+}
+
+// A data set of the declared size and its neighbour with one record more are both used whole; what is further
+// behind is not.
+TEST(PrivateSteps, RecordsUpToOneMoreThanDeclaredAreUsed) {
+  SmallRun plain(kDeclared + 1, 1, 1e-6), constant(kDeclared + 1, 1, 1e-6, true),
+      more(kDeclared + 20, 1, 1e-6, true);
+  for (SmallRun* run : {&plain, &constant, &more}) ASSERT_EQ(run->step(0), StepResult::kDone);
+  const std::vector<double> a = plain.change(), b = constant.change(), c = more.change();
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_NEAR(a[i], b[i] * constant.divisor(), 1e-6 * (1 + constant.divisor())) << i;
+    ASSERT_EQ(b[i], c[i]) << i;
+  }
+}
+
+// What a step with passes for nobody releases is what the drawn records gave.
 TEST(PrivateSteps, PassesForNobodyChangeNothingThatIsReleased) {
   for (const double rate : {1e-6, 0.5, 1.0}) {
     SmallRun plain(40, rate, 1e-6), constant(40, rate, 1e-6, /*constant_step_slots=*/true);
@@ -136,9 +221,6 @@ TEST(PrivateSteps, PassesForNobodyChangeNothingThatIsReleased) {
     for (size_t i = 0; i < a.size(); ++i)
       ASSERT_NEAR(a[i], b[i] * constant.divisor(), 1e-6 * (1 + constant.divisor())) << rate << " " << i;
     EXPECT_EQ(constant.communicator.calls, plain.communicator.calls);
-    if (rate < 1) {
-      EXPECT_EQ(constant.rows_of_the_last_pass(), kShape.positions) << rate;
-    }
   }
 }
 

@@ -262,6 +262,14 @@ TEST(GramBound, OfWhatWasNotComputedIsNeverCertifiedAndGivesFactorZero) {
   EXPECT_EQ(factor_of(-1, 1), 0);
 }
 
+// The product's entries are as large as its magnitude where tokens are aligned, and sums of it run in f32.
+TEST(GramBound, CertifiesNoProductThatMayLeaveTheRangeOfFloats) {
+  for (const double magnitude : {1.0, 0x1p100, 0x1p126})
+    EXPECT_TRUE(is_certified({magnitude * magnitude, 0, magnitude}, 10, 10, 10)) << magnitude;
+  EXPECT_FALSE(is_certified({0x1p256, 0, 0x1p128}, 10, 10, 10));
+  EXPECT_FALSE(is_certified(tied_result({1, 0, 1}, 0x1p254, 0, 1, 10), 10, 10, 10)) << "rows of the table";
+}
+
 TEST(ClipFactor, IsZeroWhereOneSlotOfANormWasNotWritten) {
   double unwritten;
   std::memset(&unwritten, unwritten_byte(), sizeof(unwritten));

@@ -1,0 +1,189 @@
+// Constant work: what a record is, and whether it counts, changes neither what is added nor when the sum
+// moves on to 64 bits; and the sum is that of other work.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <mutex>
+
+#include "src/privacy/clipper.h"
+#include "tests/support/clipped_sum_access.h"
+#include "tests/support/engine_oracle.h"
+
+namespace dpfa::privacy {
+namespace {
+
+using test::ClippedSumAccess;
+using test::Example;
+
+constexpr int64_t kVocab = 61, kTokens = 32;
+constexpr int64_t kPoisoned = 5;  // the token id whose embedding row is not finite where the head is not tied
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct Setting {
+  std::string numerics = "exact";
+  at::ScalarType compute = at::kFloat;
+  model::Execution execution = {};
+  std::string norm_method = "direct";
+};
+const Setting kSettings[] = {{},
+                             {.compute = at::kBFloat16},
+                             {.execution = {.recompute_layers = true}},
+                             {.numerics = "fp32"},
+                             {.numerics = "fp32", .norm_method = "materialise"}};
+
+std::ostream& operator<<(std::ostream& out, const Setting& s) {
+  return out << s.numerics << ", " << c10::toString(s.compute) << ", " << s.norm_method
+             << (s.execution.recompute_layers ? ", recomputed" : "");
+}
+
+class Engine {
+ public:
+  Engine(const Setting& setting, bool tied, bool constant_work)
+      : shape_{.layers = 1,
+               .width = 16,
+               .heads = 2,
+               .positions = kTokens,
+               .vocab = kVocab,
+               .tied_head = tied},
+        weights_(test::made_parameters(shape_)),
+        plan_(test::make_plan({.numerics = setting.numerics}, shape_.parameter_count())),
+        model_(shape_, setting.compute, setting.execution),
+        clipper_(plan_, model_, {.method = setting.norm_method}, constant_work) {
+    if (!tied) weights_[kPoisoned * shape_.width + 3] = kNan;
+    model_.bind(weights_);
+  }
+  Clipper& clipper() { return clipper_; }
+  // One record to a pass.
+  std::vector<int64_t> sum(std::span<const Example> examples, std::span<const int64_t> draw) {
+    ClippedSum sum = clipper_.zero();
+    for (const int64_t& record : draw)
+      clipper_.accumulate(test::pack(examples, std::span(&record, 1), 1, kTokens), nullptr, sum);
+    return ClippedSumAccess::total(sum);
+  }
+
+ private:
+  plan::Gpt2Shape shape_;
+  std::vector<float> weights_;
+  plan::PrivacyPlan plan_;
+  model::Gpt2 model_;
+  Clipper clipper_;
+};
+
+// 0 to 4: whole records. Then one token again and again, records of 3 and of 1 token, one without targets,
+// and the only one with the token kPoisoned.
+constexpr int64_t kWithoutTargets = 8, kNotFinite = 9;
+std::vector<Example> made_examples() {
+  std::vector<Example> examples;
+  for (uint64_t seed = 0; seed < 5; ++seed) examples.push_back(test::random_example(seed, kTokens, kVocab));
+  examples.push_back(test::repeated_example(7, kTokens));
+  examples.push_back(test::padded_example(20, 3, kTokens, kVocab));
+  examples.push_back(test::padded_example(21, 1, kTokens, kVocab));
+  examples.push_back(test::without_targets(22, kTokens, kVocab));
+  examples.push_back(test::random_example(23, kTokens, kVocab));
+  for (Example& example : examples)
+    for (int64_t& id : example.ids) id = id == kPoisoned ? kPoisoned + 1 : id;
+  examples.back().ids[0] = kPoisoned;
+  return examples;
+}
+
+// A record that is nobody's.
+data::Microbatch nobody() {
+  data::Microbatch microbatch = data::made_up_microbatch(1, kTokens, kVocab);
+  microbatch.records = {-1};
+  return microbatch;
+}
+
+// Of 400 passes, all sums move on to 64 bits at the same ones and have had them from the first, whether 0,
+// 300 or 400 are for somebody; and the sum is that of the drawn records.
+TEST(ConstantWork, SumsMoveOnTo64BitsByTheNumberOfThePass) {
+  constexpr int64_t kRoom = 400;
+  Engine engine({}, /*tied=*/true, /*constant_work=*/true), plain({}, true, false);
+  const std::vector<Example> examples = made_examples();
+  std::vector<std::vector<int64_t>> counts;
+  for (const int64_t drawn : {0, 300, 400}) {
+    ClippedSum sum = engine.clipper().zero(std::nullopt, kRoom);
+    std::vector<int64_t> draw;
+    counts.emplace_back();
+    for (int64_t pass = 0; pass < kRoom; ++pass) {
+      const int64_t record[] = {pass % 5};
+      const bool is_drawn = pass < drawn;
+      if (is_drawn) draw.push_back(record[0]);
+      engine.clipper().accumulate(is_drawn ? test::pack(examples, record, 1, kTokens) : nobody(), nullptr,
+                                  sum);
+      EXPECT_TRUE(ClippedSumAccess::has_64_bits(sum));
+      counts.back().push_back(ClippedSumAccess::since_flush(sum));
+    }
+    EXPECT_EQ(ClippedSumAccess::total(sum), plain.sum(examples, draw)) << drawn;
+  }
+  EXPECT_EQ(counts[0], counts[1]);
+  EXPECT_EQ(counts[0], counts[2]);
+  EXPECT_LT(counts[0].back(), kRoom);
+  EXPECT_FALSE(ClippedSumAccess::has_64_bits(engine.clipper().zero(std::nullopt, 10)));
+}
+
+// The sizes of all that is added, in any order, and whether any of it counts.
+class AddedSizes final : public kernels::ContributionSink {
+ public:
+  void add(int64_t, std::span<const float> v, double factor) override { note(v.size(), factor); }
+  void add(int64_t, std::span<const c10::BFloat16> v, double factor) override { note(v.size(), factor); }
+  void add(int64_t, std::span<const double> v, double factor) override { note(v.size(), factor); }
+  std::vector<size_t> sizes() const {
+    std::vector<size_t> sorted = sizes_;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted;
+  }
+  bool counts() const { return counts_; }
+
+ private:
+  void note(size_t size, double factor) {
+    const std::lock_guard lock(mutex_);
+    sizes_.push_back(size);
+    counts_ = counts_ || factor > 0;
+  }
+  std::mutex mutex_;
+  std::vector<size_t> sizes_;
+  bool counts_ = false;
+};
+
+TEST(ConstantWork, AddsAsMuchForEveryRecordWhetherItCountsOrNot) {
+  const std::vector<Example> examples = made_examples();
+  for (const Setting& setting : kSettings)
+    for (const bool tied : {true, false}) {
+      Engine engine(setting, tied, /*constant_work=*/true);
+      const auto added = [&](const data::Microbatch& microbatch, bool counts) {
+        AddedSizes sink;
+        engine.clipper().accumulate_into(microbatch, nullptr, sink);
+        EXPECT_EQ(sink.counts(), counts) << setting;
+        return sink.sizes();
+      };
+      const int64_t whole_record[] = {0};
+      const std::vector<size_t> whole = added(test::pack(examples, whole_record, 1, kTokens), true);
+      EXPECT_FALSE(whole.empty());
+      for (const int64_t record : {5, 6, 7, 8, 9}) {
+        const int64_t alone[] = {record};
+        const bool counts = record != kWithoutTargets && (tied || record != kNotFinite);
+        EXPECT_EQ(added(test::pack(examples, alone, 1, kTokens), counts), whole)
+            << setting << ", example " << record;
+      }
+      EXPECT_EQ(added(nobody(), false), whole) << setting;
+    }
+}
+
+// Rows of padding and zeros between token rows change the order of some sums: their last bit, and so each
+// record's share of a number by a unit at most.
+TEST(ConstantWork, GivesTheSumOfOtherWork) {
+  const std::vector<Example> examples = made_examples();
+  const std::vector<int64_t> draw = {0, 6, 2, 5, 3, 8, 4, 7, 9};
+  for (const Setting& setting : kSettings)
+    for (const bool tied : {true, false}) {
+      Engine plain(setting, tied, false), constant(setting, tied, true);
+      const std::vector<int64_t> a = plain.sum(examples, draw), b = constant.sum(examples, draw);
+      EXPECT_NE(a, std::vector<int64_t>(a.size()));
+      for (size_t i = 0; i < a.size(); ++i)
+        ASSERT_LE(std::abs(a[i] - b[i]), static_cast<int64_t>(draw.size())) << setting << ", " << i;
+    }
+}
+
+}  // namespace
+}  // namespace dpfa::privacy
