@@ -195,7 +195,8 @@ TEST(LedgerCopy, IsNamedByItsRanksKeyAndNotByItsNumber) {
     std::string list;
     for (int rank = 0; rank < 2; ++rank) {
       const auto& identity = members.identities[static_cast<size_t>(exchanged ? 1 - rank : rank)];
-      list += comm::secagg::allow_list_line(rank, identity.public_key(), "owner" + std::to_string(rank)) + "\n";
+      list +=
+          comm::secagg::allow_list_line(rank, identity.public_key(), "owner" + std::to_string(rank)) + "\n";
     }
     write_text(config.aggregation.allow_list, list);
     for (int rank = 0; rank < 2; ++rank) names.push_back(*ledger_copy_of(config, rank));
