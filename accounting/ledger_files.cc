@@ -24,7 +24,8 @@ std::vector<fs::path> ledgers_of(const fs::path& folder) {
   std::vector<fs::path> files;
   if (!fs::is_directory(folder)) return files;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_regular_file() && (entry.path().filename() == kLedgerFile || is_copy(entry.path())))
+    // Whatever has the name of the ledger: what cannot be read as one must not go unseen.
+    if (entry.path().filename() == kLedgerFile || (entry.is_regular_file() && is_copy(entry.path())))
       files.push_back(fs::canonical(entry.path()));
   return files;
 }
@@ -57,9 +58,10 @@ struct Candidate {
 
 Candidate read_candidate(const fs::path& file) {
   const fs::path folder = file.parent_path();
-  Candidate candidate = {
-      file, is_copy(file) && !fs::exists(folder / kLedgerFile) && !fs::is_directory(folder / "checkpoints"),
-      ""};
+  std::error_code ignored;
+  const bool goes_on =
+      fs::exists(folder / kLedgerFile, ignored) || fs::is_directory(folder / "checkpoints", ignored);
+  Candidate candidate = {file, is_copy(file) && !goes_on, ""};
   try {
     candidate.text = read_text_file(file);
   } catch (const IoError&) {  // whoever verifies it says so
@@ -92,7 +94,12 @@ LedgerSearch find_ledgers(const std::vector<fs::path>& places) {
     }
   }
   std::vector<Candidate> candidates;
-  for (const fs::path& file : files) candidates.push_back(read_candidate(file));
+  for (const fs::path& file : files) {
+    std::error_code unknown;
+    // A copy that was being made when its process ended holds no charge.
+    if (is_copy(file) && fs::file_size(file, unknown) == 0) continue;
+    candidates.push_back(read_candidate(file));
+  }
   // Ledgers that may go on first, then the longer ones, ledger.jsonl before an equal copy: what repeats
   // another comes after it.
   std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {

@@ -18,13 +18,13 @@ class ContributionSink {
   virtual ~ContributionSink() = default;
   // Adds factor x values[i] to element offset + i. Calls on disjoint ranges may run concurrently.
   // `values` are finite where factor > 0. factor = 0 adds zeros whatever the values are (0 x NaN is NaN, so
-  // they are not multiplied), with the reads, writes and arithmetic of any other factor: routes of constant
-  // work alone ask for it.
+  // they are not multiplied): routes of constant work alone ask for it.
   virtual void add(int64_t offset, std::span<const float> values, double factor) = 0;
   virtual void add(int64_t offset, std::span<const c10::BFloat16> values, double factor) = 0;
   virtual void add(int64_t offset, std::span<const double> values, double factor) = 0;
 };
 
+// factor = 0 takes the reads, writes and arithmetic of any other.
 class IntegerSink final : public ContributionSink {
  public:
   // `sum` (P) holds integers in units of 2^grid_exponent. The caller keeps it from overflowing

@@ -49,7 +49,7 @@ class ExactRoute final : public NormRoute {
       return std::span<const T>(buffer + starts[j], static_cast<size_t>(panels[j].elements()));
     };
 
-    std::vector<double> squares(panels.size());
+    std::vector<double> squares;
     double pending_factor = 0;  // of the example whose panels the buffer holds
     bool is_pending = false;    // whether they are to be added
     const int64_t count = static_cast<int64_t>(panels.size());
@@ -58,6 +58,7 @@ class ExactRoute final : public NormRoute {
       const bool counts = selected[b] || DPFA_PLANT("zero_times_nan");
       if (records.length(b) == 0 || !(counts || constant_work_)) continue;
       const ScatteredRows<T> rows = scatter_rows<T>(records, b, constant_work_);
+      squares.assign(panels.size(), kUnmeasured);
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {
         c10::InferenceMode guard;

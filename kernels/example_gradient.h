@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,9 @@
 #include "src/base/plant.h"
 
 namespace dpfa::kernels {
+
+// What a part of a norm is until it is measured: a part that was left out gives the factor 0.
+inline constexpr double kUnmeasured = std::numeric_limits<double>::quiet_NaN();
 
 // Rows [row, row + rows) and columns [column, column + columns) of the matrix of linears[linear]: the unit of
 // parallel work. The split depends on the shapes and the compute type alone, hence so does every order of

@@ -3,7 +3,7 @@
 // bring an implementation of their own, in double, on host memory.
 //
 // All pointers are memory of the device, unless they come in a span. Operands are rows of element(), of N
-// rows; example b owns rows [offsets[b], offsets[b + 1]), B examples. `squares` (B) f64 are added to; scales
+// rows; example b owns rows [offsets[b], offsets[b + 1]), B examples. `squares` are (B) f64; scales
 // (B) f32 are factor / grid step, rounded down, 0 where an example contributes nothing: then it is skipped,
 // never multiplied. Integers are round(scale x value). Work is put on one queue, in order.
 //

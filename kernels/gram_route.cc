@@ -61,15 +61,15 @@ class Pass {
         rows_(examples_),
         first_slot_(examples_ + 1),
         first_strip_(examples_ + 1),
-        crosses_(examples_),
-        panel_squares_(panels_.size() * examples_) {
+        crosses_(examples_, kUnmeasured),
+        panel_squares_(panels_.size() * examples_, kUnmeasured) {
     for (int64_t b = 0; b < examples_; ++b)
       selected_[b] = (selected[b] != 0 || constant_work) && records.length(b) > 0;
     count_tasks(records.offsets.data(), examples_, kGramTile, first_slot_.data());
     for (int64_t b = 0; b < examples_; ++b)
       first_strip_[b + 1] = first_strip_[b] + gram_strips(records.length(b));
-    slots_.resize(records.linears.size() * first_slot_.back());
-    strips_.resize(records.linears.size() * first_strip_.back());
+    slots_.assign(records.linears.size() * first_slot_.back(), kUnmeasured);
+    strips_.assign(records.linears.size() * first_strip_.back(), {kUnmeasured, kUnmeasured, kUnmeasured});
     list_tasks();
     keep_panels(kept);
   }

@@ -60,7 +60,7 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
     methods.push_back(gram <= direct ? NormMethod::kGram : NormMethod::kDirect);
     bytes.push_back(examples * shapes[k].gradient_bytes());
     saved_per_byte.push_back((std::min(gram, direct) - seconds[k][index_of(NormMethod::kMaterialise)]) /
-                             static_cast<double>(shapes[k].inputs * shapes[k].outputs));
+                             static_cast<double>(bytes[k]));
   }
   std::vector<size_t> order(shapes.size());
   std::iota(order.begin(), order.end(), 0);
@@ -149,6 +149,8 @@ std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t token
   for (const LinearRecord& linear : records.linears)
     shapes.push_back({tokens, linear.input.size(1), linear.output_gradient.size(1), linear.output_major,
                       linear.input.scalar_type()});
+  for (MatrixShape& shape : shapes)
+    if (shape.compute == at::kDouble) shape.element_bytes = sizeof(double);
   return shapes;
 }
 

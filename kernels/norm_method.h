@@ -33,9 +33,9 @@ struct MatrixShape {
   bool output_major;
   at::ScalarType compute;
   int64_t examples = 1;
-  int64_t kept = 1;         // examples of kMaterialise, whose gradients take memory; 0: it has none to take
-  std::string key() const;  // "T64/768x3072/fp32", with "/out" for output_major
+  int64_t kept = 1;  // examples of kMaterialise, whose gradients take memory; 0: it has none to take
   int64_t element_bytes = sizeof(float);  // of a number of a kept gradient
+  std::string key() const;                // "T64/768x3072/fp32", with "/out" for output_major
   int64_t gradient_bytes() const { return inputs * outputs * element_bytes; }
 };
 

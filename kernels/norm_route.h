@@ -9,7 +9,8 @@
 //
 // constant_work: such an example is measured and added like any other, with factor 0 (contribution_sink.h),
 // and an example's token rows are added by positions: the work does not depend on which examples count or on
-// their tokens. A Gram norm that is not certified is measured again, so method gram has no constant work.
+// how many of their tokens are distinct (docs/privacy_model.md says what is left). A Gram norm that is not
+// certified is measured again, so method gram has no constant work.
 //
 // The exact route materialises one example's gradient at a time in a reused buffer and takes its norm in
 // double from those very numbers, whatever cancellation happened in the products before.

@@ -35,7 +35,7 @@ class Context {
  public:
   explicit Context(std::string_view label);
   Context& add(uint64_t number);
-  Context& add(std::span<const uint8_t> bytes);  // of a length that the label fixes
+  Context& add(std::span<const uint8_t> bytes);  // of a length that the label fixes, or that was added before
   std::span<const uint8_t> bytes() const { return bytes_; }
 
  private:

@@ -11,7 +11,9 @@
 // step, no LibTorch: nothing was measured.
 #include "kernels/cuda/gpu_bench.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
@@ -219,8 +221,7 @@ void print(const std::vector<Timing>& timings, const BenchShape& s, const char* 
 constexpr const char* kUsage =
     "gpu_bench norms|noise|products|step [--batch N] [--sequence N] [--layers N] [--width N] [--vocab N] "
     "[--repeats N] [--slots N] [--compute bf16|fp32] [--norms auto|gram|direct|materialise] [--recompute], "
-    "each "
-    "number at least 1; the last four for step; or gpu_bench step --check";
+    "each number at least 1; the last four for step; or gpu_bench step --check";
 
 // Sets the option of a word, and whether it takes one of these.
 bool set_word(const std::string& value, std::initializer_list<const char*> known, std::string& option) {

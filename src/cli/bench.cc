@@ -45,7 +45,7 @@ int bench_step(const Arguments& arguments) {
   plan::Gpt2Shape& shape = spec.shape;
   shape = {12, 768, 0, 0, 50257, false};
   int64_t repeats = 5, threads = 0;
-  std::string release = "on", only;
+  std::string release = "on", products, only;
   bool json = false, tied = false;
   Options options("dpfa bench step [--layers N --width N --vocab N --batch N --sequence N ...] [--json]",
                   "Times a private step beside the same step without clipping and noise, in turn.");
@@ -61,6 +61,8 @@ int bench_step(const Arguments& arguments) {
       .add("release", &release, "on: with noise and optimizer; off: the microbatch phases alone")
       .add("repeats", &repeats, "timed repeats of each, after one that is not timed")
       .add("threads", &threads, "threads; 0: all cores")
+      .add("products", &products,
+           "of the step without privacy: whole (matrices), panels, or the faster of the two")
       .add("only", &only, "private or baseline: run one of the two (used to measure memory)")
       .flag("json", &json, "one JSON object");
   if (!options.parse(arguments)) return 0;
@@ -73,6 +75,7 @@ int bench_step(const Arguments& arguments) {
   among("numerics", spec.numerics, {"exact", "fp32"});
   among("release", release, {"on", "off"});
   among("only", only, {"", "private", "baseline"});
+  among("products", products, {"", "whole", "panels"});
   if (std::min({shape.layers, shape.width, shape.vocab, spec.batch, spec.sequence, repeats}) < 1 ||
       threads < 0 || spec.slots < 0 || spec.batch > 255)
     throw ConfigError("layers, width, vocab, batch (at most 255), sequence and repeats must be at least 1");
@@ -81,6 +84,9 @@ int bench_step(const Arguments& arguments) {
   shape.positions = std::max<int64_t>(1024, spec.sequence);
   shape.tied_head = tied;
   spec.release = release == "on";
+  spec.tests_slots = only.empty();
+  if (!products.empty())
+    spec.products = products == "panels" ? model::BatchProducts::kPanels : model::BatchProducts::kWhole;
   train::keep_freed_memory();
   train::set_threads(threads, 1);
 
@@ -92,7 +98,7 @@ int bench_step(const Arguments& arguments) {
   }
   // Memory first: a forked child's peak begins at what its parent holds. One step after the first shows the
   // peak.
-  const auto child = [&](const char* which) {
+  const auto child = [&](const char* which, const char* way) {
     std::vector<std::string> words = {"dpfa",
                                       "bench",
                                       "step",
@@ -118,20 +124,25 @@ int bench_step(const Arguments& arguments) {
                                       "1",
                                       "--only",
                                       which,
+                                      "--products",
+                                      way,
                                       "--slots",
                                       std::to_string(spec.slots)};
     if (tied) words.push_back("--tied");
     return peak_mib(words);
   };
-  const double peak = child("private"), baseline_peak = child("baseline");
+  const double peak = child("private", "whole"), whole_peak = child("baseline", "whole"),
+               panels_peak = child("baseline", "panels");
 
   std::vector<double> with_privacy, baseline, releases;
   int64_t slots = 0;
-  std::string products;
+  double baseline_peak = whole_peak;
   {
     train::StepBench bench(spec, /*with_private=*/true, /*without_privacy=*/true);
     slots = bench.private_slots();
-    products = bench.baseline_products();
+    const bool by_panels = bench.baseline_products() == model::BatchProducts::kPanels;
+    products = by_panels ? "panels" : "whole";
+    if (by_panels) baseline_peak = panels_peak;
     for (int64_t k = 0; k <= repeats; ++k) {
       with_privacy.push_back(bench.private_seconds());
       releases.push_back(bench.release_seconds());
@@ -178,7 +189,7 @@ int bench_step(const Arguments& arguments) {
     if (spec.release)
       std::cout << std::setprecision(1) << "  of it noise and optimizer: " << 100 * release_share << " %\n";
     std::cout << std::setprecision(3) << "  not private  " << other << " s, " << std::setprecision(0)
-              << baseline_peak << " MiB, products of " << products << "\n"
+              << baseline_peak << " MiB, products: " << products << "\n"
               << std::setprecision(3) << "  ratio        " << seconds / other << " (medians of " << repeats
               << " in turn)\n";
   }

@@ -11,9 +11,9 @@
 // measured and tested, not trained with.
 //
 // Where the model recomputes its layers, no layer's records outlive it: one backward pass measures, a second
-// measures again and adds. Both must give every contributing example the same numbers, bit for bit, which
-// takes operations that repeat theirs (fused_attention.h): otherwise accumulate() throws InternalError, and
-// the sum is released no more.
+// measures again and adds. Both must give every part of a contributing example the same squared norm, bit for
+// bit, which takes operations that repeat theirs (fused_attention.h): otherwise accumulate() throws
+// InternalError, and the sum is released no more.
 //
 // The sum cannot be read: release() alone consumes it, once per draw, and leaves it zero.
 #pragma once

@@ -7,7 +7,8 @@
 // what a shape tells: Batch::lengths empty gives every slot all T rows, and those behind a record's last
 // target get output gradients of exact zeros (attention is causal, so no row before them reads them); with
 // lengths, rows of padding do not exist. A product's bits may depend on N, so runs that need an example's
-// numbers to be independent of its neighbours' lengths take the first.
+// numbers to be independent of its neighbours' lengths take the first. Batch::every_row changes nothing: all
+// rows that exist are worked on.
 //
 // What is not shown: that LibTorch's products on a GPU give a row the same bits at any place of the batch.
 #pragma once

@@ -58,7 +58,7 @@ void check_job(const Config& config, int64_t ranks, bool dry_run) {
         "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
         "private step follow from it");
   if (config.runtime.constant_step_slots && config.privacy.numerics != "exact" &&
-      config.runtime.norm_method == "gram")
+      config.runtime.norm_method == "gram" && config.runtime.recompute != "layer")
     throw ConfigError(
         "runtime.constant_step_slots = true with runtime.norm_method = gram and privacy.numerics = " +
         config.privacy.numerics +

@@ -55,7 +55,7 @@ double add_epsilon(const PrivacyPlan& plan, const std::string& label, const acco
 void add_constant_work(const PrivacyPlan& plan, double epsilon, int64_t charges, Lines& lines) {
   const nlohmann::json size = plan.to_json().at("dataset_size");
   if (size.is_null()) return;  // such a run does not start
-  const double added = (1 + std::exp(epsilon)) * static_cast<double>(charges) * kOverrun;
+  const double added = std::min(1.0, (1 + std::exp(epsilon)) * static_cast<double>(charges) * kOverrun);
   lines.add("  provided that",
             "dataset_size = " + size.dump() + " is not exceeded by the number of records: of more than " +
                 std::to_string(size.get<int64_t>() + 1) +
@@ -142,7 +142,8 @@ void add_epsilons(const PrivacyPlan& plan, const RunFacts& facts, Lines& lines) 
   };
   add("epsilon", plan.steps());
   if (plan.max_charges() > plan.steps()) add("with reserve", plan.max_charges());
-  if (facts.constant_step_slots) add_constant_work(plan, largest, plan.max_charges(), lines);
+  if (facts.constant_step_slots)
+    add_constant_work(plan, largest, std::max(plan.max_charges(), plan.allowed_charges()), lines);
   if (plan.noise_shares() && !claims.insiders.event)
     lines.add("  to ranks", "no claim: " + claims.insiders.refusal);
 }

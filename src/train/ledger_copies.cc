@@ -124,6 +124,8 @@ void share_ledger(comm::Communicator& communicator, const std::optional<fs::path
   on_every_rank(communicator, [&] {
     if (!first) ledger = accounting::Ledger::in_memory_from_text(text);
     if (accept) accept();
+  });
+  on_every_rank(communicator, [&] {
     if (!copy) return;
     std::error_code error;
     fs::create_directories(copy->parent_path(), error);

@@ -37,7 +37,8 @@ std::string longest_ledger(comm::Communicator& communicator, const std::filesyst
 
 // Collective, at every start: what rank 0 goes on with, in `ledger` on every rank, and with a copy that is
 // kept up from now on. Throws AgreedError on every rank where one's copy holds anything that rank 0's ledger
-// does not begin with, or cannot be written, or where `accept`, called before anything is written, throws.
+// does not begin with, or cannot be written, or where `accept` throws, which is called on all ranks before
+// any of them writes.
 void share_ledger(comm::Communicator& communicator, const std::optional<std::filesystem::path>& copy,
                   std::optional<accounting::Ledger>& ledger, const std::function<void()>& accept = {});
 

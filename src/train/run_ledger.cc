@@ -40,7 +40,9 @@ void go_on_with_these_ranks(RunSetup& setup) {
 void refuse_foreign_ledger(const RunSetup& setup, const accounting::Ledger& ledger,
                            const RunOptions& options) {
   const json& open = ledger.open();
-  if (open.at("plan_digest") != opening_plan(setup, open).digest())
+  const plan::PrivacyPlan opening = opening_plan(setup, open);
+  if (open.at("plan_digest") != opening.digest() || open.at("plan") != opening.to_json() ||
+      open.at("private") != opening.is_private())
     throw StateError("the privacy plan of this configuration is not that of the ledger in '" +
                      setup.run_dir.string() + "': resume with the configuration of the run (its config.ini)");
   if (!counts_all_of(open.at("dataset_id").get<std::string>(), setup.dataset_id))

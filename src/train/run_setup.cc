@@ -180,16 +180,14 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   setup.run_dir = options.config.output.dir;
   set_threads(setup.config.runtime.threads, communicator.local_size());
   const bool is_open = setup.config.privacy.numerics == "auto";
-  // For the checks, and where layers are recomputed, which takes the exact route alone.
-  if (is_open) setup.config.privacy.numerics = "exact";
-  const bool measures_numerics = is_open && setup.config.runtime.recompute != "layer";
+  if (is_open) setup.config.privacy.numerics = "exact";  // for the checks; decided below, by rank 0
 
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
     setup.plan = plan_for(setup, stated > 0 ? stated : communicator.size());
     plan::check_job(options.config, communicator.size(), options.dry_run);  // numerics as it was asked for
   };
-  // The measurements below may take any time; everything else is under the watchdog.
+  // The measurements below may take any time; everything else here is under the watchdog.
   const auto watched = [&](const char* phase, const std::function<void()>& work) {
     Watchdog watchdog(communicator.rank(), std::chrono::seconds(setup.config.runtime.watchdog_seconds));
     watchdog.progress(phase);
@@ -209,7 +207,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     setup.dataset_id = name_data(setup.config.data, *setup.train, communicator);
   });
   if (options.dry_run) {
-    if (measures_numerics) {
+    if (is_open) {
       // The claim that holds either way: fp32 has the larger sensitivity.
       setup.config.privacy.numerics = "fp32";
       on_every_rank(communicator, derive);
@@ -230,10 +228,14 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     });
     on_every_rank(communicator, [&] { make_model(setup); });
   });
-  if (measures_numerics) {
-    setup.config.privacy.numerics = broadcast_text(
-        communicator,
-        communicator.rank() == 0 ? faster_numerics(setup.config, *setup.model, setup.context) : "");
+  if (is_open) {
+    // [runtime] may differ between ranks, so none of it may decide who takes part here.
+    std::string chosen;
+    if (communicator.rank() == 0)
+      chosen = setup.config.runtime.recompute == "layer"
+                   ? "exact"  // the one route of layers that are recomputed
+                   : faster_numerics(setup.config, *setup.model, setup.context);
+    setup.config.privacy.numerics = broadcast_text(communicator, chosen);
     on_every_rank(communicator, derive);
   }
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);

@@ -76,7 +76,7 @@ struct StepBench::State {
     explicit Private(State& s)
         : clipper(s.plan, s.model, norm_methods({}, s.spec.sequence)),
           privatizer(s.plan, *s.communicator, s.ledger, s.root.stream(Purpose::kNoise)),
-          slots(clipper.self_test(s.slots(), s.spec.sequence) ? s.slots() : 1),
+          slots(!s.spec.tests_slots || clipper.self_test(s.slots(), s.spec.sequence) ? s.slots() : 1),
           microbatches(s.microbatches_of(slots)) {}
     privacy::Clipper clipper;
     privacy::Privatizer privatizer;
@@ -111,7 +111,8 @@ StepBench::StepBench(const StepBenchSpec& spec, bool with_private, bool without_
   if (without_privacy) {
     s.without.emplace(s);
     if (spec.release) s.without->optimizer.emplace(adamw, parameters);
-    choose_products();
+    s.without->products = spec.products.value_or(model::BatchProducts::kWhole);
+    if (!spec.products) choose_products();
   }
 }
 
@@ -119,17 +120,18 @@ StepBench::~StepBench() = default;
 
 void StepBench::choose_products() {
   model::BatchProducts& products = state_->without->products;
-  baseline_seconds();  // the first touches the memory
-  const double whole = baseline_seconds();
-  products = model::BatchProducts::kPanels;
-  if (whole <= baseline_seconds()) products = model::BatchProducts::kWhole;
+  double seconds[2];
+  for (int run = 0; run < 2; ++run)  // the first touches the memory
+    for (const auto way : {model::BatchProducts::kWhole, model::BatchProducts::kPanels}) {
+      products = way;
+      seconds[way == model::BatchProducts::kPanels] = baseline_seconds();
+    }
+  if (seconds[0] <= seconds[1]) products = model::BatchProducts::kWhole;
 }
 
 int64_t StepBench::private_slots() const { return state_->with_privacy->slots; }
 
-std::string StepBench::baseline_products() const {
-  return state_->without->products == model::BatchProducts::kPanels ? "panels" : "whole matrices";
-}
+model::BatchProducts StepBench::baseline_products() const { return state_->without->products; }
 
 double StepBench::private_seconds() {
   State& s = *state_;

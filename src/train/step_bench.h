@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "src/model/gpt2.h"
 #include "src/plan/model_shape.h"
 
 namespace dpfa::train {
@@ -17,6 +19,9 @@ struct StepBenchSpec {
   std::string compute = "fp32";
   std::string numerics = "exact";
   bool release = true;  // with noise and optimizer; without: forward, backward and clipping alone
+  // How the step without privacy forms the gradients of matrices; empty: the faster, by measurement.
+  std::optional<model::BatchProducts> products = {};
+  bool tests_slots = true;  // Clipper::self_test decides whether examples share a pass
 };
 
 class StepBench {
@@ -30,8 +35,7 @@ class StepBench {
   double baseline_seconds();       // the same without clipping and noise
   // Slots of a microbatch of the private step: 1 where examples must not share a pass (Clipper::self_test).
   int64_t private_slots() const;
-  // How the step without privacy forms the gradients of matrices: the faster of two ways, by measurement.
-  std::string baseline_products() const;
+  model::BatchProducts baseline_products() const;
 
  private:
   void choose_products();

@@ -82,7 +82,14 @@ class PrivateSteps final : public Steps {
         privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
         sampler_(sampler_of(c_)),
         optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {
-    if (!DPFA_PLANT("methods_wait_for_a_record")) clipper_.choose_methods(c_.microbatch_size, c_.context);
+    if (DPFA_PLANT("methods_wait_for_a_record")) return;
+    c_.watchdog.progress("measure norm methods");
+    clipper_.choose_methods(c_.microbatch_size, c_.context);
+    c_.watchdog.progress("self-test");
+    if (c_.microbatch_size > 1 && !may_share_passes(clipper_, c_.microbatch_size, c_.context)) {
+      c_.microbatch_size = 1;
+      clipper_.choose_methods(c_.microbatch_size, c_.context);
+    }
   }
 
   StepResult run(int64_t step, double rate) override {
@@ -112,7 +119,7 @@ class PrivateSteps final : public Steps {
  private:
   // The records of a step. With constant_step_slots the coins are those of as many records as there is room
   // for, whatever the data hold: records beyond the room have none, and of a draw beyond the passes, which
-  // has probability kOverrun, the last are left out. docs/privacy_model.md says what that costs.
+  // has a probability below kOverrun, the last are left out. docs/privacy_model.md says what that costs.
   std::vector<int64_t> draw_records(int64_t draw) const {
     if (!room_) return sampler_.draw(draw, c_.dataset.size());
     std::vector<int64_t> drawn = sampler_.draw(draw, room_->records);

@@ -117,7 +117,8 @@ TEST_F(JointLedger, CopiesOfRanksCountWhereThereIsNoLedger) {
 TEST_F(JointLedger, CopyThatIsAheadOfItsLedgerAddsItsLines) {
   make_run("run", fields("run"), 4);
   write_text(folder_ / "run/ledger.00.jsonl", read_text(folder_ / "run/ledger.jsonl"));
-  EXPECT_EQ(joint().runs.size(), 1u) << "an equal copy says nothing";
+  write_text(folder_ / "run/ledger.22.jsonl", "");
+  EXPECT_EQ(joint().runs.size(), 1u) << "an equal copy says nothing, nor one that was never begun";
   write_text(folder_ / "run/ledger.jsonl", without_last_line("run/ledger.00.jsonl"));
   EXPECT_EQ(joint().epsilon_charged, epsilon_of_steps(4));
   EXPECT_EQ(joint().epsilon, epsilon_of_steps(10)) << "what is planned is planned once";
@@ -192,6 +193,9 @@ TEST_F(JointLedger, WhatCannotBeReadRefusesTheNumber) {
   write_text(folder_ / "bad/ledger.jsonl", std::string(text).replace(place, 8, "\"step\":4"));
   EXPECT_NE(joint().refusal.find("not intact"), std::string::npos);
   EXPECT_TRUE(std::isinf(joint().epsilon));
+  fs::remove(folder_ / "bad/ledger.jsonl");
+  fs::create_directories(folder_ / "bad/ledger.jsonl");
+  EXPECT_FALSE(joint().refusal.empty()) << "what has the name of a ledger and is none";
   fs::remove(folder_ / "bad/ledger.jsonl");
   fs::create_directories(folder_ / "bad/checkpoints");
   EXPECT_NE(joint().refusal.find("no ledger"), std::string::npos);

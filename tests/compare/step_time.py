@@ -228,6 +228,8 @@ def measure_pytorch(options, arm, shape, samples, versions):
 
 def measure_case(options, shape, versions):
     arms = DPFA_ARMS + PYTORCH_ARMS[:2] + (PYTORCH_ARMS[2:] if options.opacus else [])
+    if options.arms:
+        arms = [arm for arm in arms if arm in options.arms.split(",")]
     samples = {arm: Samples() for arm in arms + [DPFA_BASELINE]}
     for turn in range(options.rounds):
         start = turn % len(arms)
@@ -301,6 +303,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=2, help="timed steps of an arm per round")
     parser.add_argument("--numerics", default="exact", help="how dpfa measures norms: exact or fp32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--arms", help=f"only these of the arms, separated by commas; '{BASELINE}' must be one")
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables there")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
@@ -308,6 +311,8 @@ def main():
     if options.arm:
         run_arm(options.arm, json.loads(options.shape), options.repeats)
         return
+    if options.arms and BASELINE not in options.arms.split(","):
+        sys.exit(f"step_time.py: --arms without '{BASELINE}', which all ratios are to")
     if options.install:
         install(options.install, options.opacus)
         options.python = os.path.join(options.install, "bin", "python")

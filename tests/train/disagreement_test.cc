@@ -160,12 +160,22 @@ TEST_F(Disagreement, InTheLinesThatRankZeroWritesStopsAllRanks) {
        [](json& line) {
          if (line.contains("plan_digest")) line["plan_digest"] = std::string(64, '0');
        }},
+      {"the privacy plan of this configuration",
+       [](json& line) {
+         if (line.contains("plan")) line["plan"]["steps"] = 9;
+       }},
+      {"other NOT PRIVATE options",
+       [](json& line) {
+         if (line.contains("stamps"))
+           line["stamps"] = {"x"}, line["run_id"] = line["run_id"].get<std::string>().substr(3);
+       }},
       {"another world_size",
        [](json& line) {
          if (line.contains("world_size")) line["world_size"] = 3;
        }},
   };
   const std::string dir = config_.output.dir;
+  int run = 0;
   for (const auto& [words, lie] : lies) {
     AlteredWorld altered;
     altered.alter = [&lie = lie](std::span<std::byte> bytes) {
@@ -175,9 +185,22 @@ TEST_F(Disagreement, InTheLinesThatRankZeroWritesStopsAllRanks) {
       ASSERT_EQ(told.size(), text.size());
       std::memcpy(bytes.data(), told.data(), told.size());
     };
-    config_.output.dir = dir + words.substr(0, 10);
+    config_.output.dir = dir + std::to_string(run++);
     expect_stop(altered, 5, words);
     EXPECT_EQ(altered.sums, 0);
+  }
+}
+
+// What may differ between ranks decides about no collective: they finish together.
+TEST_F(Disagreement, InWhetherLayersAreRecomputedIsAllowed) {
+  config_.privacy.numerics = "auto";
+  const std::string dir = config_.output.dir;
+  for (const int recomputes : {0, 1}) {
+    config_.output.dir = dir + std::to_string(recomputes);
+    config_.runtime.recompute = world().rank() == recomputes ? "layer" : "none";
+    AlteredWorld plain;
+    EXPECT_EQ(train(plain), Outcome::kFinished);
+    EXPECT_EQ(plain.sums, 8);
   }
 }
 
