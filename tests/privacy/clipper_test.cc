@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "kernels/contribution_sink.h"
+#include "tests/privacy/made_examples.h"
 #include "tests/support/clipped_sum_access.h"
 #include "tests/support/engine_oracle.h"
 
@@ -85,19 +86,7 @@ class Engine {
 };
 
 // Ten examples of every kind; the token kPoisoned is in the last one alone.
-std::vector<Example> made_examples() {
-  std::vector<Example> examples;
-  for (uint64_t seed = 0; seed < 5; ++seed) examples.push_back(test::random_example(seed, kTokens, kVocab));
-  examples.push_back(test::repeated_example(7, kTokens));
-  examples.push_back(test::padded_example(20, 3, kTokens, kVocab));
-  examples.push_back(test::padded_example(21, 1, kTokens, kVocab));
-  examples.push_back(test::without_targets(22, kTokens, kVocab));
-  examples.push_back(test::random_example(23, kTokens, kVocab));
-  for (Example& example : examples)
-    for (int64_t& id : example.ids) id = id == kPoisoned ? kPoisoned + 1 : id;
-  examples.back().ids[0] = kPoisoned;
-  return examples;
-}
+std::vector<Example> made_examples() { return test::examples_of_every_kind(kTokens, kVocab, kPoisoned); }
 
 std::vector<int64_t> minus(std::vector<int64_t> a, std::span<const int64_t> b) {
   for (size_t i = 0; i < a.size(); ++i) a[i] -= b[i];

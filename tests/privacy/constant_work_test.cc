@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "src/privacy/clipper.h"
+#include "tests/privacy/made_examples.h"
 #include "tests/support/clipped_sum_access.h"
 #include "tests/support/engine_oracle.h"
 
@@ -73,19 +74,7 @@ class Engine {
 // 0 to 4: whole records. Then one token again and again, records of 3 and of 1 token, one without targets,
 // and the only one with the token kPoisoned.
 constexpr int64_t kWithoutTargets = 8, kNotFinite = 9;
-std::vector<Example> made_examples() {
-  std::vector<Example> examples;
-  for (uint64_t seed = 0; seed < 5; ++seed) examples.push_back(test::random_example(seed, kTokens, kVocab));
-  examples.push_back(test::repeated_example(7, kTokens));
-  examples.push_back(test::padded_example(20, 3, kTokens, kVocab));
-  examples.push_back(test::padded_example(21, 1, kTokens, kVocab));
-  examples.push_back(test::without_targets(22, kTokens, kVocab));
-  examples.push_back(test::random_example(23, kTokens, kVocab));
-  for (Example& example : examples)
-    for (int64_t& id : example.ids) id = id == kPoisoned ? kPoisoned + 1 : id;
-  examples.back().ids[0] = kPoisoned;
-  return examples;
-}
+std::vector<Example> made_examples() { return test::examples_of_every_kind(kTokens, kVocab, kPoisoned); }
 
 // A record that is nobody's.
 data::Microbatch nobody() {
