@@ -53,9 +53,16 @@ void expect_memory(double bytes, const std::string& what) {
                         " are available: take fewer");
 }
 
+void print_json(const std::vector<nlohmann::json>& results, int64_t threads) {
+  std::cout << nlohmann::json{{"machine", {{"cpu", processor_name()}, {"threads", threads}}},
+                              {"results", results}}
+                   .dump()
+            << '\n';
+}
+
 void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json) {
   if (json) {
-    nlohmann::json list = nlohmann::json::array();
+    std::vector<nlohmann::json> list;
     for (const BenchResult& r : results) {
       nlohmann::json entry = {{"case", r.name},
                               {"seconds", r.seconds},
@@ -66,17 +73,18 @@ void print_results(const std::vector<BenchResult>& results, int64_t threads, boo
       entry.update(r.details);
       list.push_back(entry);
     }
-    std::cout << nlohmann::json{{"machine", {{"cpu", processor_name()}, {"threads", threads}}},
-                                {"results", list}}
-                     .dump()
-              << '\n';
+    print_json(list, threads);
     return;
   }
   std::cout << processor_name() << ", " << threads << " threads, medians of repeats in turn\n" << std::fixed;
-  for (const BenchResult& r : results)
+  for (const BenchResult& r : results) {
+    nlohmann::json details = r.details;  // the times of all repeats are for programs to read
+    details.erase("all_seconds");
+    details.erase("all_baseline_seconds");
     std::cout << "  " << std::left << std::setw(44) << r.name << std::setprecision(5) << r.seconds << " s; "
               << r.baseline << ": " << r.baseline_seconds << " s; ratio " << std::setprecision(3)
-              << r.seconds / r.baseline_seconds << ' ' << r.details << '\n';
+              << r.seconds / r.baseline_seconds << ' ' << details << '\n';
+  }
 }
 
 }  // namespace dpfa::cli

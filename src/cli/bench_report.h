@@ -1,4 +1,4 @@
-// What the benchmarks of single kernels print: the schema of `dpfa bench ... --json`, or a line for each
+// What the benchmarks print: the schema of `dpfa bench ... --json`, or a line for each
 // case.
 #pragma once
 
@@ -31,8 +31,11 @@ double median(std::vector<double> values);  // of at least one
 // says).
 void expect_memory(double bytes, const std::string& what);
 
+// One object: the machine, and the cases as they are.
+void print_json(const std::vector<nlohmann::json>& results, int64_t threads);
 void print_results(const std::vector<BenchResult>& results, int64_t threads, bool json);
 
+int bench_step(const std::vector<std::string>& arguments);
 int bench_norms(const std::vector<std::string>& arguments);
 int bench_comm(const std::vector<std::string>& arguments);
 int bench_noise(const std::vector<std::string>& arguments);

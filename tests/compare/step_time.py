@@ -7,10 +7,11 @@
 Every arm is started again in each round, in rotating order, in a child process of its own (so its peak resident
 memory is its own too); a figure is the median over all rounds. The arms, for a GPT-2 with untied head:
 
-    dpfa private                clip, charge-free release with noise, AdamW   dpfa bench step --release on
-    dpfa private, halves        the same in two microbatches: less memory     dpfa bench step --slots B/2
-    dpfa private, no release    forward, backward, norms, clip, sum           dpfa bench step --release off
-    dpfa not private            the same engine, no clipping, no noise        baseline of the first line
+    dpfa private                clip, charge-free release with noise, AdamW   dpfa bench step --only private
+    dpfa private, halves        the same in two microbatches: less memory     ... --slots B/2
+    dpfa private, no release    forward, backward, norms, clip, sum           ... --release off
+    dpfa not private            the same engine, no clipping, no noise        dpfa bench step --only baseline
+    dpfa not private, panels    the same, its gradients formed in panels      ... --products panels
     PyTorch not private         fused AdamW, contiguous logits: the baseline of all ratios
     PyTorch one-example loop    forward and backward per example, clip, add, Gaussian noise, fused AdamW
     Opacus hooks, Opacus ghost  with --opacus; where it cannot be imported the report says that it was not run
@@ -30,8 +31,8 @@ import time
 
 BASELINE = "PyTorch not private"
 PYTORCH_ARMS = [BASELINE, "PyTorch one-example loop", "Opacus hooks", "Opacus ghost"]
-DPFA_ARMS = ["dpfa private", "dpfa private, halves", "dpfa private, no release"]
-DPFA_BASELINE = "dpfa not private"
+DPFA_ARMS = ["dpfa private", "dpfa private, halves", "dpfa private, no release", "dpfa not private",
+             "dpfa not private, panels"]
 
 
 # ---- one arm, in a child process ------------------------------------------------------------------------------
@@ -206,12 +207,14 @@ def measure_dpfa(options, arm, shape, samples):
                "--numerics", options.numerics, "--repeats", str(options.repeats)]
     for name in ("layers", "width", "vocab", "batch", "sequence", "compute", "threads"):
         command += [f"--{name}", str(shape[name])]
+    if "not private" in arm:
+        command += ["--only", "baseline", "--products", "panels" if arm.endswith("panels") else "whole"]
+    else:
+        command += ["--only", "private"]
     if arm.endswith("halves"):
         command += ["--slots", str(max(1, shape["batch"] // 2))]
     result = child(command, options.threads)["results"][0]
     samples[arm].add(result["all_seconds"], result["peak_rss_mib"])
-    if arm == DPFA_ARMS[0]:
-        samples[DPFA_BASELINE].add(result["all_baseline_seconds"], result["baseline_peak_rss_mib"])
 
 
 def measure_pytorch(options, arm, shape, samples, versions):
@@ -229,8 +232,8 @@ def measure_pytorch(options, arm, shape, samples, versions):
 def measure_case(options, shape, versions):
     arms = DPFA_ARMS + PYTORCH_ARMS[:2] + (PYTORCH_ARMS[2:] if options.opacus else [])
     if options.arms:
-        arms = [arm for arm in arms if arm in options.arms.split(",")]
-    samples = {arm: Samples() for arm in arms + [DPFA_BASELINE]}
+        arms = [arm for arm in arms if arm in options.arms.split(";")]
+    samples = {arm: Samples() for arm in arms}
     for turn in range(options.rounds):
         start = turn % len(arms)
         for arm in arms[start:] + arms[:start]:
@@ -249,8 +252,7 @@ def case_name(shape):
 def table(cases, title, cell):
     names = list(cases)
     lines = ["| " + " | ".join([title] + names) + " |", "|" + "---|" * (len(names) + 1)]
-    order = DPFA_ARMS + [DPFA_BASELINE] + PYTORCH_ARMS
-    for arm in order:
+    for arm in DPFA_ARMS + PYTORCH_ARMS:
         if any(arm in samples for samples in cases.values()):
             lines.append("| " + " | ".join([arm] + [cell(cases[name], arm) for name in names]) + " |")
     return "\n".join(lines)
@@ -303,7 +305,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=2, help="timed steps of an arm per round")
     parser.add_argument("--numerics", default="exact", help="how dpfa measures norms: exact or fp32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--arms", help=f"only these of the arms, separated by commas; '{BASELINE}' must be one")
+    parser.add_argument("--arms", help=f"only these of the arms, separated by ';'; '{BASELINE}' must be one")
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables there")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
@@ -311,7 +313,7 @@ def main():
     if options.arm:
         run_arm(options.arm, json.loads(options.shape), options.repeats)
         return
-    if options.arms and BASELINE not in options.arms.split(","):
+    if options.arms and BASELINE not in options.arms.split(";"):
         sys.exit(f"step_time.py: --arms without '{BASELINE}', which all ratios are to")
     if options.install:
         install(options.install, options.opacus)

@@ -4,6 +4,7 @@
 
 #include "src/base/random/alias_draw.h"
 #include "src/base/random/lane_generators.h"
+#include "src/base/random/twice.h"
 
 namespace dpfa::random_internal {
 namespace {
@@ -74,13 +75,13 @@ DPFA_LANE void box_muller(typename V::U64 radius, typename V::U64 angle, typenam
 template <class V>
 DPFA_LANE void emit(const typename V::U32* w, double* out) {
   constexpr size_t kHalf = V::kLanes / 2;
-  typename V::F64 x, y;
-  box_muller<V>(V::join_low(w[0], w[1]), V::join_low(w[2], w[3]), x, y);
-  V::store(out, x);
-  V::store(out + kGroupBlocks, y);
-  box_muller<V>(V::join_high(w[0], w[1]), V::join_high(w[2], w[3]), x, y);
-  V::store(out + kHalf, x);
-  V::store(out + kGroupBlocks + kHalf, y);
+  typename Twice<V>::F64 x, y;
+  box_muller<Twice<V>>({V::join_low(w[0], w[1]), V::join_high(w[0], w[1])},
+                       {V::join_low(w[2], w[3]), V::join_high(w[2], w[3])}, x, y);
+  V::store(out, x.a);
+  V::store(out + kGroupBlocks, y.a);
+  V::store(out + kHalf, x.b);
+  V::store(out + kGroupBlocks + kHalf, y.b);
 }
 
 template <class V>
