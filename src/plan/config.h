@@ -75,9 +75,10 @@ struct TrainConfig {
 };
 
 struct AggregationConfig {
-  std::string mode = "plaintext";   // plaintext | masked
-  std::string noise = "after_sum";  // after_sum | shares
-  int64_t colluding_ranks = 0;      // t
+  std::string mode = "plaintext";        // plaintext | masked
+  std::string noise = "after_sum";       // after_sum | shares
+  int64_t colluding_ranks = 0;           // t
+  std::string collective = "allreduce";  // allreduce | reduce_scatter
   // mode = masked; the files may lie elsewhere on every host:
   std::string allow_list = {};  // public keys of all ranks
   std::string identity = {};    // secret key of this rank

@@ -1,6 +1,5 @@
 // Secure sums between the processes of a real mpirun. Runs on every rank.
 #include <gtest/gtest.h>
-#include <mpi.h>
 
 #include <algorithm>
 #include <cmath>
@@ -80,19 +79,21 @@ TEST_F(SecureSumOfProcesses, ShowsUniformWordsOfEveryRankAndOfEverySubsetOfRanks
 }
 
 TEST_F(SecureSumOfProcesses, ByReduceScatterAndGatherHasTheSameBits) {
-  const auto ranks = static_cast<size_t>(world().size());
-  const LaneLayout layout{32, static_cast<int64_t>(1000 * ranks)};
-  std::vector<int32_t> lanes = contribution(world().rank(), layout);
-  const SessionKeys keys = agree(1);
-  std::vector<uint32_t> words(lanes.begin(), lanes.end()), slice(1000), sum(words.size());
-  keys.lanes.apply(nonce_of(3, 0), 0, std::span(words));
-  ASSERT_EQ(MPI_Reduce_scatter_block(words.data(), slice.data(), 1000, MPI_UINT32_T, MPI_SUM, MPI_COMM_WORLD),
-            MPI_SUCCESS);
-  ASSERT_EQ(MPI_Allgather(slice.data(), 1000, MPI_UINT32_T, sum.data(), 1000, MPI_UINT32_T, MPI_COMM_WORLD),
-            MPI_SUCCESS);
-  const std::vector<int32_t> expected = expected_sum(layout);
-  EXPECT_TRUE(std::equal(sum.begin(), sum.end(), expected.begin(), expected.end(),
-                         [](uint32_t word, int32_t lane) { return word == static_cast<uint32_t>(lane); }));
+  const auto by_slices = make_mpi_communicator(std::nullopt, WordSums::kByReduceScatter),
+             whole = make_mpi_communicator(std::nullopt, WordSums::kByAllReduce);
+  for (const int bits : {16, 21, 32})
+    for (const int64_t size : {1, 5, 1001, 30011}) {  // of 32 bits no number of ranks divides them
+      const LaneLayout layout{bits, size};
+      const SessionKeys keys = agree(1);
+      for (Communicator* communicator : {by_slices.get(), whole.get()})
+        for (SecureSum sum : {SecureSum(*communicator, bits, keys), SecureSum(*communicator, bits)}) {
+          std::vector<int32_t> lanes = contribution(world().rank(), layout);
+          sum.sum(3, 0, lanes);
+          ASSERT_EQ(lanes, expected_sum(layout))
+              << bits << " bits, " << size << " lanes, masked: " << sum.masked()
+              << (communicator == whole.get() ? ", by all-reduce" : ", by reduce-scatter");
+        }
+    }
 }
 
 TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereOneHasAnotherKey) {
