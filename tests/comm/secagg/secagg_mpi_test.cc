@@ -2,8 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <set>
 
+#include "comm/secagg/lane_hash.h"
+#include "comm/secagg/mask_graph.h"
 #include "src/base/error.h"
 #include "tests/comm/secagg/processes.h"
 
@@ -76,6 +80,55 @@ TEST_F(SecureSumOfProcesses, ShowsUniformWordsOfEveryRankAndOfEverySubsetOfRanks
       ASSERT_LT(testing::byte_excess(seen), 7) << "subset " << subset;
     }
   }
+}
+
+// Keys come from the operating system: of 32 random keys and more one byte has at most 8 values with a
+// probability below 1e-30.
+TEST_F(SecureSumOfProcesses, HaveOtherKeysForEveryPairInWhichAllBytesVary) {
+  constexpr size_t kStarts = 16;
+  const size_t neighbours = mask_neighbours(world().rank(), world().size(), 1).size();
+  std::set<std::vector<std::byte>> keys;
+  std::array<std::set<std::byte>, 32> values;
+  for (size_t start = 0; start < kStarts; ++start) {
+    const SessionKeys session = agree(1);
+    for (const Masks* masks : {&session.lanes, &session.hashes})
+      for (size_t number = 0; number < neighbours; ++number) {
+        const auto words = test::MasksAccess::key(*masks, number).words();
+        const std::vector<std::byte> all = world().all_gather(std::as_bytes(std::span(words)));
+        for (auto key = all.begin(); key != all.end(); key += 32) {
+          keys.emplace(key, key + 32);
+          for (size_t i = 0; i < 32; ++i) values[i].insert(key[static_cast<std::ptrdiff_t>(i)]);
+        }
+      }
+  }
+  const size_t pairs = neighbours * static_cast<size_t>(world().size()) / 2;
+  EXPECT_EQ(keys.size(), 2 * pairs * kStarts) << "for lanes and for hashes";
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_GT(values[i].size(), 8u) << "byte " << i;
+}
+
+// With other masks and the same points the sums of halves must be other numbers for the same total: unmasked
+// ones would carry more than the hash of the sum.
+TEST_F(SecureSumOfProcesses, ShowNothingOfSingleHashesButTheHashOfTheSum) {
+  std::set<uint64_t> totals;
+  std::set<std::vector<uint64_t>> sums;
+  for (uint32_t keys = 0; keys < 8; ++keys) {
+    std::vector<uint64_t> sum(4);
+    Wiretap wiretap({}, [&](int number, std::span<std::byte> bytes) {
+      if (number != 1) return;
+      ASSERT_EQ(bytes.size(), sum.size() * sizeof(uint64_t));
+      std::memcpy(sum.data(), bytes.data(), bytes.size());
+    });
+    SessionKeys session = testing::fixed_session(world().rank(), world().size());
+    session.hashes = testing::fixed_masks(world().rank(), world().size(), 1, 100 + keys);
+    SecureSum secure(wiretap, 32, std::move(session));
+    std::vector<int32_t> lanes = contribution(world().rank(), {32, 40});
+    secure.sum(0, 0, lanes);
+    totals.insert(
+        add_mod(sum[0] % LaneHash::kPrime, multiply_mod(sum[1] % LaneHash::kPrime, uint64_t{1} << 31)));
+    sums.insert(sum);
+  }
+  EXPECT_EQ(totals.size(), 1u);
+  EXPECT_GT(sums.size(), 2u);  // of few ranks there are few
 }
 
 TEST_F(SecureSumOfProcesses, ByReduceScatterAndGatherHasTheSameBits) {
