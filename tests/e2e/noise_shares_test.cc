@@ -206,7 +206,7 @@ class OwnersWithDisks : public MaskedOwners {
     size_t count = 0;
     for (const auto& line : read_json_lines(ledger_)) {
       if (line.at("kind") == "start") found.push_back(count);
-      if (line.at("kind") != "start" && line.at("kind") != "open") ++count;
+      if (line.at("kind") == "charge" || line.at("kind") == "torn") ++count;
     }
     return found;
   }
