@@ -167,7 +167,8 @@ std::vector<std::string> stamps_of(const RunOptions& options) {
 plan::PrivacyPlan plan_for(const RunSetup& setup, int64_t ranks) {
   plan::AggregationConfig aggregation = setup.config.aggregation;
   if (aggregation.noise == "shares") aggregation.ranks = ranks;
-  return plan::PrivacyPlan::derive(setup.config.privacy, aggregation, setup.shape.parameter_count());
+  return plan::PrivacyPlan::derive(setup.config.privacy, aggregation, setup.shape.parameter_count(),
+                                   setup.config.runtime.constant_step_slots);
 }
 
 void refuse_existing_output(const RunSetup& setup) {

@@ -63,8 +63,8 @@ Optimizer<Gradient> optimizer_of(const StepContext& c) {
 // rank's own folder is private: it could be all of them.
 std::optional<data::StepRoom> room_of(const StepContext& c) {
   if (!c.config.runtime.constant_step_slots) return std::nullopt;
-  return data::room_of(c.plan.sample_rate(), *c.config.privacy.dataset_size,
-                       c.config.data.each_rank_has_its_own() ? 1 : c.communicator.size());
+  return data::room_of(c.plan.sample_rate(), *c.config.privacy.dataset_size, c.communicator.size(),
+                       c.config.data.each_rank_has_its_own());
 }
 
 // A record that is nobody's, in a slot of its own.

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <iostream>
 
-#include "accounting/accountant.h"
 #include "src/base/check.h"
 #include "src/base/watchdog.h"
 #include "src/train/checkpoint.h"
@@ -150,9 +149,7 @@ class Trainer {
     telemetry_.say(text.str());
   }
 
-  double epsilon_charged() const {
-    return accounting::epsilon_of(plan_.event(), setup_.ledger->charges(), plan_.target_delta()).epsilon;
-  }
+  double epsilon_charged() const { return plan_.epsilon_of(plan_.event(), setup_.ledger->charges()).epsilon; }
 
   std::string progress_text() const {
     std::ostringstream text;
