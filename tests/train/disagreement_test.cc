@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "accounting/ledger_chain.h"
+#include "src/plan/model_shape.h"
 #include "src/train/collective.h"
 #include "src/train/run_keys.h"
 #include "src/train/trainer.h"
