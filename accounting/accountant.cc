@@ -11,6 +11,7 @@
 #include "accounting/rdp.h"
 #include "accounting/schedule.h"
 #include "src/base/error.h"
+#include "src/base/plant.h"
 
 namespace dpfa::accounting {
 namespace {
@@ -183,6 +184,30 @@ EpsilonReport epsilon_of(std::span<const Charge> charges, double delta) {
   const Schedule schedule = simplify(charges);
   const Upper upper = epsilon_upper(schedule, delta);
   return {upper.value, delta, epsilon_lower(schedule, upper, delta), upper.accountant, upper.order};
+}
+
+double delta_left(double delta, double epsilon, double deviation) {
+  if (deviation == 0 || DPFA_PLANT("overrun_costs_nothing")) return delta;
+  return delta - (1 + std::exp(epsilon)) * deviation * (1 + kExactSlack);
+}
+
+EpsilonReport epsilon_of(std::span<const Charge> charges, double delta, double deviation) {
+  constexpr int kMostRounds = 50;
+  EpsilonReport report = epsilon_of(charges, delta);
+  if (deviation == 0) return report;
+  const Schedule schedule = simplify(charges);
+  // From below: the more epsilon, the less is left of delta, and the more epsilon.
+  for (int round = 0; round < kMostRounds; ++round) {
+    const double left = delta_left(delta, report.epsilon, deviation);
+    if (!(left > 0)) break;
+    const Upper next = epsilon_upper(schedule, left);
+    if (next.value <= report.epsilon) return report;
+    report.epsilon = next.value;
+    report.accountant = next.accountant;
+    report.order = next.order;
+  }
+  report.epsilon = kInfinity;
+  return report;
 }
 
 EpsilonReport epsilon_of(const Event& event, int64_t count, double delta) {

@@ -26,6 +26,13 @@ EpsilonReport epsilon_of(const Event& event, int64_t count, double delta);
 // Epsilon at `delta` of all `charges` together; their order and grouping do not matter. The schedule must
 // have been fixed in advance, not chosen from outputs.
 EpsilonReport epsilon_of(std::span<const Charge> charges, double delta);
+// The same where, for either data set, the run differs from these charges with probability at most
+// `deviation`: the least epsilon found for which they are (epsilon, delta_left(delta, epsilon,
+// deviation))-DP, infinity where there is none. The lower bound is that of the charges at `delta`.
+EpsilonReport epsilon_of(std::span<const Charge> charges, double delta, double deviation);
+// delta - (1 + e^epsilon) deviation, rounded down: P[M in S] <= P[M' in S] + deviation, and the other way
+// round, so where M' is (epsilon, this)-DP M is (epsilon, delta)-DP. 0 or less: nothing is left.
+double delta_left(double delta, double epsilon, double deviation);
 // epsilon_of().epsilon alone, for searches.
 double epsilon_upper_bound(const Event& event, int64_t count, double delta);
 double epsilon_upper_bound(std::span<const Charge> charges, double delta);

@@ -88,6 +88,10 @@ std::vector<Part> parts_of(const LedgerReport& report) {
 
 // `least_upper`: see ShareBracket; 0 for other events.
 EpsilonBracket bracket_of(const LedgerReport& report, Observer observer, double near, double& least_upper) {
+  // What draws that were left out may differ by is paid first.
+  const double delta =
+      report.deviation == 0 ? report.delta : report.delta - (1 + std::exp(near)) * report.deviation;
+  if (!(delta >= 0)) throw NotDerived{"nothing of delta is left beside draws that are left out"};
   const std::vector<Part> parts = parts_of(report);
   const bool of_shares = std::any_of(parts.begin(), parts.end(), [](const Part& part) {
     return part.event->value("mechanism", "") == kShares;
@@ -95,13 +99,13 @@ EpsilonBracket bracket_of(const LedgerReport& report, Observer observer, double 
   if (of_shares) {
     std::vector<ShareSteps> steps;
     for (const Part& part : parts) steps.push_back(read_shares(*part.event, part.count, observer));
-    const ShareBracket bracket = certified_share_epsilon(steps, report.delta, near);
+    const ShareBracket bracket = certified_share_epsilon(steps, delta, near);
     least_upper = bracket.least_upper;
     return {bracket.lower, bracket.upper, bracket.reason};
   }
   std::vector<GaussianSteps> steps;
   for (const Part& part : parts) steps.push_back(read_steps(*part.event, part.count));
-  return certified_epsilon(steps, report.delta, near);
+  return certified_epsilon(steps, delta, near);
 }
 
 std::string number_text(double value) { return json(value).dump(); }

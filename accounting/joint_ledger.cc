@@ -49,7 +49,14 @@ class Charges {
     if (chain.torn_tail) count("tail", planned);
     if (run.may_go_on) run.planned_rest = std::max<int64_t>(0, run.report.planned_steps - run.report.steps);
     planned_[planned.dump()] += run.planned_rest;
+    const double overrun = run.report.open.at("plan").value("draw_overrun", 0.0);
+    charged_deviation_ += static_cast<double>(run.own_charges) * overrun;
+    deviation_ += static_cast<double>(run.own_charges + run.planned_rest) * overrun;
   }
+
+  // Most probability with which some run left a drawn record out.
+  double charged_deviation() const { return charged_deviation_; }
+  double planned_deviation() const { return deviation_; }
 
   std::vector<Charge> charged() const { return list(charged_); }
   std::vector<Charge> planned() const {
@@ -67,6 +74,7 @@ class Charges {
 
   std::set<std::string> charged_lines_;
   std::map<std::string, int64_t> charged_, planned_;  // canonical event text to count
+  double charged_deviation_ = 0, deviation_ = 0;
 };
 
 // Empty where the ledger is intact and says which data set it belongs to.
@@ -105,8 +113,9 @@ void compute(JointReport& joint, double delta) {
       joint.delta = joint.delta == 0 ? run.report.delta : std::min(joint.delta, run.report.delta);
   }
   try {
-    const EpsilonReport whole = epsilon_of(charges.planned(), joint.delta);
-    joint.epsilon_charged = std::min(whole.epsilon, epsilon_of(charges.charged(), joint.delta).epsilon);
+    const EpsilonReport whole = epsilon_of(charges.planned(), joint.delta, charges.planned_deviation());
+    const EpsilonReport charged = epsilon_of(charges.charged(), joint.delta, charges.charged_deviation());
+    joint.epsilon_charged = std::min(whole.epsilon, charged.epsilon);
     joint.epsilon = whole.epsilon;
     joint.lower_bound = whole.lower_bound;
     joint.accountant = whole.accountant;

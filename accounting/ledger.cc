@@ -196,6 +196,11 @@ void Ledger::charge(int64_t step, int64_t draw, const nlohmann::json& event) {
   ++state_->chain.charges;
 }
 
+void Ledger::checkpoint(int64_t step, const std::string& state) {
+  DPFA_CHECK(step >= 0, step);
+  state_->append("checkpoint", {{"step", step}, {"state", state}});
+}
+
 const std::string& Ledger::digest() const { return state_->chain.digest; }
 const nlohmann::json& Ledger::open() const { return state_->chain.open; }
 int64_t Ledger::lines() const { return state_->chain.entries; }

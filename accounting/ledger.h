@@ -8,9 +8,11 @@
 //   start    one process start: incarnation (0, 1, ...), id (random: two copies of a run folder that both go
 //            on never write equal lines), world_size, noise placement, and what of the plan belongs to it
 //   charge   one charged step: step, draw (a counter that never repeats, also across restarts), event
+//   checkpoint  what a checkpoint restores: step, state (digest of weights and optimizer); on disk before the
+//            checkpoint is there
 //   torn     closes a line that was never completed: fragment_digest, fragment_bytes, draw, note. What there
 //            was of that line stays in the file, ended by "!"
-// There are no times, no counts drawn from data, and nothing else that is private.
+// There are no times, no counts drawn from data, and nothing else that is private: weights are released.
 //
 // Guarantee: charge() returns only after the line is on disk (write, fdatasync). What was charged is never
 // lowered: nothing refunds, rewrites or resets. A torn last line (crash while writing) counts as one charge
@@ -60,6 +62,9 @@ class Ledger {
   // Appends a `charge` line, durable when this returns. `draw` must be larger than every draw before
   // (InternalError). Where it throws, nothing may be released and the run must end.
   void charge(int64_t step, int64_t draw, const nlohmann::json& event);
+
+  // Appends a `checkpoint` line, as durably. `state`: 64 hex digits.
+  void checkpoint(int64_t step, const std::string& state);
 
   const std::string& digest() const;   // of the last line, 64 hex digits
   const nlohmann::json& open() const;  // fields of the first line

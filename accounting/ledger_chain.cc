@@ -107,6 +107,8 @@ class Reader {
       return {};
     }
     if (kind == "charge") return take_charge(entry);
+    if (kind == "checkpoint")
+      return is_natural(entry, "step") && is_text(entry, "state") ? "" : "a checkpoint needs step and state";
     if (kind != "torn") return "its kind '" + kind + "' is unknown";
     std::string digest;
     if (!has_fragment_ || !fragment_.ends_with(kTornMark) ||

@@ -29,6 +29,7 @@ struct Terms {
   Event event;
   int64_t steps;
   double delta;
+  double draw_overrun;  // of one step
 };
 
 Terms read_terms(const json& plan) {
@@ -36,7 +37,11 @@ Terms read_terms(const json& plan) {
     const json& steps = plan.at("steps");
     if (!steps.is_number_integer() || steps.get<int64_t>() < 0)
       throw Invalid{"the plan in line 1 has no whole steps"};
-    return {event_from_json(plan.at("event")), steps.get<int64_t>(), plan.at("target_delta").get<double>()};
+    const double overrun = plan.value("draw_overrun", 0.0);
+    if (!(overrun >= 0 && overrun <= 1))
+      throw Invalid{"the plan in line 1 has a draw_overrun outside [0, 1]"};
+    return {event_from_json(plan.at("event")), steps.get<int64_t>(), plan.at("target_delta").get<double>(),
+            overrun};
   } catch (const std::exception& error) {
     throw Invalid{std::string("the plan in line 1 gives no event, steps and target_delta: ") + error.what()};
   }
@@ -56,7 +61,7 @@ std::string why_not_private(const json& open) {
   return reasons;
 }
 
-double outsiders_epsilon(std::vector<Charge> charges, const EpsilonReport& of_insiders) {
+double outsiders_epsilon(std::vector<Charge> charges, const EpsilonReport& of_insiders, double deviation) {
   bool differs = false;
   for (Charge& charge : charges) {
     const Event seen = seen_by_outsiders(charge.event);
@@ -64,7 +69,7 @@ double outsiders_epsilon(std::vector<Charge> charges, const EpsilonReport& of_in
     charge.event = seen;
   }
   if (!differs) return of_insiders.epsilon;
-  return std::min(of_insiders.epsilon, epsilon_of(charges, of_insiders.delta).epsilon);
+  return std::min(of_insiders.epsilon, epsilon_of(charges, of_insiders.delta, deviation).epsilon);
 }
 
 class Verifier {
@@ -167,13 +172,16 @@ class Verifier {
       for (const Spending& part : report_.spending) {
         charges.push_back({part.event.is_null() ? terms.event : event_from_json(part.event), part.charges});
       }
-      report_.epsilon_charged = epsilon_of(charges, terms.delta).epsilon;
+      const double charged = static_cast<double>(report_.steps) * terms.draw_overrun;
+      report_.epsilon_charged = epsilon_of(charges, terms.delta, charged).epsilon;
       charges.push_back({terms.event, std::max<int64_t>(0, terms.steps - report_.steps)});
-      const EpsilonReport whole = epsilon_of(charges, terms.delta);
+      report_.deviation =
+          static_cast<double>(std::max(report_.steps, report_.planned_steps)) * terms.draw_overrun;
+      const EpsilonReport whole = epsilon_of(charges, terms.delta, report_.deviation);
       report_.epsilon = whole.epsilon;
       report_.lower_bound = whole.lower_bound;
       report_.accountant = whole.accountant;
-      report_.epsilon_outsiders = outsiders_epsilon(charges, whole);
+      report_.epsilon_outsiders = outsiders_epsilon(charges, whole, report_.deviation);
     } catch (const Error& error) {
       throw Invalid{std::string("what was charged has no epsilon: ") + error.what()};
     }

@@ -43,6 +43,9 @@ struct LedgerReport {
   double epsilon_outsiders;
   double lower_bound = 0;  // no analysis of the planned steps can go below it
   double delta = 0;        // target_delta of the plan
+  // Most probability with which the planned steps leave a drawn record out, of either data set: part of delta
+  // pays for it (delta_left in accountant.h).
+  double deviation = 0;
   std::string accountant;
   std::string relation;
   int64_t steps = 0;  // charged, torn lines included

@@ -48,6 +48,10 @@ class Communicator {
   [[noreturn]] virtual void abort(int exit_code) = 0;
 };
 
+// How the sums of words (all_reduce_sum of uint32_t and uint64_t) are formed; the bits are the same.
+// kByReduceScatter: each rank adds a slice, then all gather the slices.
+enum class WordSums { kByAllReduce, kByReduceScatter };
+
 // The communicator of a run with one rank.
 std::unique_ptr<Communicator> make_self_communicator();
 
@@ -62,7 +66,8 @@ void expect_world_size(const Communicator& communicator, int expected);
 // destroyed. Throws ConfigError where MPI's world has one rank while the environment announces more (a job
 // that silently became N singletons has the wrong noise and the wrong sampling), or differs from
 // `expected_world_size`. Built without MPI: throws Unsupported where more than one rank is announced,
-// otherwise returns the self communicator.
-std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size);
+// otherwise returns the self communicator. `word_sums` is the same on all ranks.
+std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size,
+                                                    WordSums word_sums = WordSums::kByAllReduce);
 
 }  // namespace dpfa::comm

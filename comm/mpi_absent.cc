@@ -4,7 +4,7 @@
 
 namespace dpfa::comm {
 
-std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size) {
+std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size, WordSums) {
   const int announced = announced_world_size().value_or(1);
   const int expected = expected_world_size.value_or(1);
   if (announced > 1 || expected > 1)

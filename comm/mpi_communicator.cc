@@ -62,8 +62,8 @@ class Session {
 
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(std::shared_ptr<Session> session, size_t limit)
-      : session_(std::move(session)), limit_(limit) {
+  MpiCommunicator(std::shared_ptr<Session> session, size_t limit, WordSums word_sums)
+      : session_(std::move(session)), limit_(limit), word_sums_(word_sums) {
     DPFA_CHECK(limit >= 1 && limit <= INT_MAX, "MPI counts are positive ints");
     // Our own communicator: the error handler and the order of operations of others do not mix with ours.
     must(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "communicator duplication");
@@ -89,8 +89,8 @@ class MpiCommunicator : public Communicator {
 
   void all_reduce_sum(std::span<int32_t> values) override { all_reduce(values, MPI_INT32_T, MPI_SUM); }
   void all_reduce_sum(std::span<int64_t> values) override { all_reduce(values, MPI_INT64_T, MPI_SUM); }
-  void all_reduce_sum(std::span<uint32_t> values) override { all_reduce(values, MPI_UINT32_T, MPI_SUM); }
-  void all_reduce_sum(std::span<uint64_t> values) override { all_reduce(values, MPI_UINT64_T, MPI_SUM); }
+  void all_reduce_sum(std::span<uint32_t> words) override { sum_words(words, MPI_UINT32_T); }
+  void all_reduce_sum(std::span<uint64_t> words) override { sum_words(words, MPI_UINT64_T); }
   void all_reduce_max(std::span<int64_t> values) override { all_reduce(values, MPI_INT64_T, MPI_MAX); }
 
   // Not MPI_Allreduce: some of its algorithms add in another order on each rank.
@@ -155,8 +155,29 @@ class MpiCommunicator : public Communicator {
     });
   }
 
+  template <typename Word>
+  void sum_words(std::span<Word> words, MPI_Datatype type) {
+    if (word_sums_ == WordSums::kByAllReduce) return all_reduce(words, type, MPI_SUM);
+    std::vector<int> counts(static_cast<size_t>(size_)), begins(counts.size());
+    std::vector<Word> slice;
+    for_each_part(words, [&](std::span<Word> part) {
+      const auto count = static_cast<int>(part.size());
+      for (int r = 0, begin = 0; r < size_; begin += counts[static_cast<size_t>(r++)]) {
+        counts[static_cast<size_t>(r)] = count / size_ + (r < count % size_ ? 1 : 0);
+        begins[static_cast<size_t>(r)] = begin;
+      }
+      const int own = counts[static_cast<size_t>(rank_)];
+      slice.resize(static_cast<size_t>(own));
+      must(MPI_Reduce_scatter(part.data(), slice.data(), counts.data(), type, MPI_SUM, comm_),
+           "reduce-scatter");
+      must(MPI_Allgatherv(slice.data(), own, type, part.data(), counts.data(), begins.data(), type, comm_),
+           "all-gather");
+    });
+  }
+
   std::shared_ptr<Session> session_;
   const size_t limit_;
+  const WordSums word_sums_;
   bool failed_ = false;
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
@@ -165,10 +186,10 @@ class MpiCommunicator : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_mpi_communicator_with_limit(std::optional<int> expected_world_size,
-                                                               size_t elements_per_call) {
+                                                               size_t elements_per_call, WordSums word_sums) {
   // Read before MPI starts, which may change the environment.
   const std::optional<int> announced = announced_world_size();
-  auto communicator = std::make_unique<MpiCommunicator>(Session::get(), elements_per_call);
+  auto communicator = std::make_unique<MpiCommunicator>(Session::get(), elements_per_call, word_sums);
   const int size = communicator->size();
   if (size == 1 && announced.value_or(1) > 1)
     throw ConfigError(
@@ -179,8 +200,9 @@ std::unique_ptr<Communicator> make_mpi_communicator_with_limit(std::optional<int
   return communicator;
 }
 
-std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size) {
-  return make_mpi_communicator_with_limit(expected_world_size, INT_MAX);
+std::unique_ptr<Communicator> make_mpi_communicator(std::optional<int> expected_world_size,
+                                                    WordSums word_sums) {
+  return make_mpi_communicator_with_limit(expected_world_size, INT_MAX, word_sums);
 }
 
 }  // namespace dpfa::comm

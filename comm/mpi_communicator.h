@@ -14,6 +14,7 @@ namespace dpfa::comm {
 // of large buffers can be tested with small ones. Several communicators may live at once: MPI ends with the
 // last.
 std::unique_ptr<Communicator> make_mpi_communicator_with_limit(std::optional<int> expected_world_size,
-                                                               size_t elements_per_call);
+                                                               size_t elements_per_call,
+                                                               WordSums word_sums = WordSums::kByAllReduce);
 
 }  // namespace dpfa::comm

@@ -93,6 +93,7 @@ json ledger_json(const LedgerReport& report) {
           {"epsilon_outsiders", epsilon_json(report, report.epsilon_outsiders)},
           {"lower_bound", epsilon_json(report, report.lower_bound)},
           {"delta", has_epsilon ? json(report.delta) : json()},
+          {"deviation", has_epsilon ? json(report.deviation) : json()},
           {"accountant", has_epsilon ? json(report.accountant) : json()},
           {"relation", has_epsilon ? json(report.relation) : json()},
           {"steps", report.steps},
@@ -156,6 +157,9 @@ void print_summary(const LedgerReport& report) {
                     ? "this is what colluding ranks may learn; epsilon " +
                           short_text(report.epsilon_outsiders) + " to everybody who is no rank\n"
                     : "")
+            << (report.deviation > 0 ? "of delta, (1 + e^epsilon) x " + short_text(report.deviation) +
+                                           " pays for draws beyond the room of a step\n"
+                                     : "")
             << "accountant " << report.accountant << ", relation " << report.relation
             << "; no analysis can go below " << short_text(report.lower_bound) << "\n";
 }

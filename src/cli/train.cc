@@ -106,7 +106,11 @@ int run_train(const Arguments& arguments) {
     problem = std::current_exception();  // to be told once, not by every rank
   }
   train::keep_freed_memory();
-  const auto communicator = comm::make_mpi_communicator(std::nullopt);
+  // Ranks that were given another one are found before the first sum: their configurations are compared.
+  const auto communicator =
+      comm::make_mpi_communicator(std::nullopt, request.run.config.aggregation.collective == "reduce_scatter"
+                                                    ? comm::WordSums::kByReduceScatter
+                                                    : comm::WordSums::kByAllReduce);
   return run_guarded(*communicator, [&] {
     train::on_every_rank(*communicator, [&] {
       if (problem) std::rethrow_exception(problem);

@@ -9,7 +9,7 @@
 #include "src/base/error.h"
 #include "src/base/plant.h"
 #include "src/base/random/chacha20.h"
-#include "src/plan/claims.h"
+#include "src/plan/plan.h"
 
 namespace dpfa::data {
 
@@ -70,18 +70,19 @@ std::vector<int64_t> PoissonSampler::draw(int64_t draw, int64_t dataset_records)
   return drawn;
 }
 
-int64_t most_drawn(double sample_rate, int64_t records) {
-  const double n = static_cast<double>(records), log_probability = -std::log(plan::kOverrun);
+int64_t most_drawn(double sample_rate, int64_t records, int ranks) {
+  const double n = static_cast<double>(records), log_probability = -std::log(plan::kOverrun / ranks);
   const double mean = n * sample_rate, variance = mean * (1 - sample_rate);
-  // exp(-t^2 / (2 (variance + t / 3))) = kOverrun.
+  // exp(-t^2 / (2 (variance + t / 3))) = kOverrun / ranks.
   const double third = log_probability / 3;
   const double above = third + std::sqrt(third * third + 2 * variance * log_probability);
   return static_cast<int64_t>(std::min(n, std::ceil(mean + above)));
 }
 
-StepRoom room_of(double sample_rate, int64_t declared_records, int ranks) {
+StepRoom room_of(double sample_rate, int64_t declared_records, int ranks, bool each_has_its_own) {
   const int64_t records = declared_records + (DPFA_PLANT("room_for_the_declared_alone") ? 0 : 1);
-  return {records, most_drawn(sample_rate, (records + ranks - 1) / ranks)};
+  const int64_t own = each_has_its_own ? records : (records + ranks - 1) / ranks;
+  return {records, most_drawn(sample_rate, own, ranks)};
 }
 
 }  // namespace dpfa::data

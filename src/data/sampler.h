@@ -30,16 +30,17 @@ class PoissonSampler {
 };
 
 // A number of drawn records that `records` of them at sample_rate in [0, 1] exceed with probability below
-// plan::kOverrun (Bernstein's inequality), at most `records`: what a step is given room for, whatever it
-// draws.
-int64_t most_drawn(double sample_rate, int64_t records);
+// plan::kOverrun / ranks (Bernstein's inequality), at most `records`: what a step of one of `ranks` ranks is
+// given room for, whatever it draws.
+int64_t most_drawn(double sample_rate, int64_t records, int ranks);
 
 // What a step of a rank has room for where its work must not depend on the data: for one record more than was
-// declared, so that two data sets that differ by a record both fit. `ranks`: those that share the records.
+// declared, so that two data sets that differ by a record both fit. `each_has_its_own`: any rank may hold all
+// of the records; otherwise each has its share.
 struct StepRoom {
-  int64_t records;  // of all these ranks; those behind them are not used
+  int64_t records;  // of the folder; those behind them are not used
   int64_t passes;   // most_drawn of a rank's own
 };
-StepRoom room_of(double sample_rate, int64_t declared_records, int ranks);
+StepRoom room_of(double sample_rate, int64_t declared_records, int ranks, bool each_has_its_own);
 
 }  // namespace dpfa::data

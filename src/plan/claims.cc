@@ -15,21 +15,21 @@ std::string void_because(const PrivacyPlan& plan, const RunFacts& facts) {
   return {};
 }
 
-std::string no_network_claim(const PrivacyPlan& plan, const RunFacts& facts) {
+std::string no_network_claim(const PrivacyPlan& plan) {
   const bool masked = plan.aggregation_mode() == "masked";
   if (!plan.noise_shares())
     return masked ? "noise = after_sum: the sum is unmasked before noise is added to it"
                   : "mode = plaintext: sums without noise pass in the clear";
   if (!masked) return "mode = plaintext: partial sums pass with less than the whole noise";
-  if (!facts.constant_step_slots)
+  if (plan.draw_overrun() == 0)
     return "runtime.constant_step_slots = false: the time at which a rank sends tells the network and the "
            "other ranks how much was drawn, and then sampling hides nothing from them";
   return {};
 }
 
-std::string no_insider_claim(const PrivacyPlan& plan, const RunFacts& facts) {
+std::string no_insider_claim(const PrivacyPlan& plan) {
   if (!plan.noise_shares()) return "noise = after_sum: every rank knows the noise";
-  const std::string network = no_network_claim(plan, facts);
+  const std::string network = no_network_claim(plan);
   if (!network.empty()) return network;
   if (plan.noise_shares()->colluding_ranks == 0)
     return "colluding_ranks = 0: every rank knows its own share of the noise, which is part of the claimed "
@@ -47,8 +47,7 @@ Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts) {
   const std::string none = void_because(plan, facts);
   if (!none.empty()) return {{std::nullopt, none}, {std::nullopt, none}, {std::nullopt, none}};
   const accounting::Event event = plan.event(), outside = accounting::seen_by_outsiders(event);
-  return {claim({}, outside), claim(no_network_claim(plan, facts), outside),
-          claim(no_insider_claim(plan, facts), event)};
+  return {claim({}, outside), claim(no_network_claim(plan), outside), claim(no_insider_claim(plan), event)};
 }
 
 void check_job(const Config& config, int64_t ranks, bool dry_run) {

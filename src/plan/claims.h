@@ -10,14 +10,8 @@
 
 namespace dpfa::plan {
 
-// Under constant_step_slots a rank's draw of one step exceeds the room of a step with less than this
-// probability (src/data/sampler.h).
-inline constexpr double kOverrun = 0x1p-60;
-
 // What a run does outside its plan that decides whom the plan protects from.
 struct RunFacts {
-  bool constant_step_slots = false;  // every step takes the same work, whatever was drawn, while dataset_size
-                                     // is no less than the number of records
   bool shared_sampling_key = false;  // --insecure-seed: each rank knows the draws of all
   bool raw_values_shown = false;     // --debug-nonprivate: private values leave beside the channel
 };

@@ -3,7 +3,7 @@
 // One option table defines every key with its type, default, range and help text; docs/configuration.md is
 // generated from it. An unknown section or key, a wrong type, a value out of range or a missing required key
 // is ConfigError with the key, what was given and what is expected. PrivacyConfig alone decides privacy;
-// RuntimeConfig cannot change the digest of the plan (a test compares).
+// RuntimeConfig, but for constant_step_slots, cannot change the digest of the plan (a test compares).
 #pragma once
 
 #include <cstdint>
@@ -75,9 +75,10 @@ struct TrainConfig {
 };
 
 struct AggregationConfig {
-  std::string mode = "plaintext";   // plaintext | masked
-  std::string noise = "after_sum";  // after_sum | shares
-  int64_t colluding_ranks = 0;      // t
+  std::string mode = "plaintext";        // plaintext | masked
+  std::string noise = "after_sum";       // after_sum | shares
+  int64_t colluding_ranks = 0;           // t
+  std::string collective = "allreduce";  // allreduce | reduce_scatter
   // mode = masked; the files may lie elsewhere on every host:
   std::string allow_list = {};  // public keys of all ranks
   std::string identity = {};    // secret key of this rank
@@ -89,7 +90,7 @@ struct AggregationConfig {
   double overflow_probability = 1e-15;  // of some sum of lanes in one step
 };
 
-// Nothing here may change what is released.
+// Nothing here may change what is released, but constant_step_slots, which is part of the plan.
 struct RuntimeConfig {
   int64_t microbatch_size = 0;   // 0: chosen by measurement
   std::string compute = "fp32";  // fp32 | bf16

@@ -146,6 +146,9 @@ const std::vector<ConfigOption>& option_table() {
        "share of its own"},
       {DPFA_KEY(aggregation, colluding_ranks), count_from(0),
        "ranks that may pool what they know; needs noise = shares, mode = masked and constant_step_slots"},
+      {DPFA_KEY(aggregation, collective), one_of({"allreduce", "reduce_scatter"}),
+       "how integers are added over the ranks; reduce_scatter: every rank adds a slice, then all gather the "
+       "slices; the same bits"},
       {DPFA_KEY(aggregation, allow_list), any_text("a file"),
        "mode = masked: the public key of each rank, lines of `dpfa keys new`"},
       {DPFA_KEY(aggregation, identity), any_text("a file"),

@@ -148,12 +148,25 @@ json with_derived(json fields, const PrivacyConfig& privacy, const AggregationCo
   return fields;
 }
 
+// What of target_delta is left for noise that is calibrated for target_epsilon.
+double delta_to_calibrate(const PrivacyConfig& privacy, double draw_overrun) {
+  const double charges = static_cast<double>(privacy.steps + privacy.reserve_steps);
+  const double left =
+      accounting::delta_left(privacy.target_delta, *privacy.target_epsilon, charges * draw_overrun);
+  if (left > 0) return left;
+  throw ConfigError(
+      "privacy.target_delta = " + format_real(privacy.target_delta) +
+      ": with constant_step_slots (1 + e^target_epsilon) x charges x 2^-60 of it pays for draws "
+      "beyond the room of a step, and nothing is left: raise target_delta, or lower "
+      "target_epsilon, steps or reserve_steps");
+}
+
 json optional_field(const auto& value) { return value ? json(*value) : json(nullptr); }
 
 }  // namespace
 
 PrivacyPlan PrivacyPlan::derive(const PrivacyConfig& privacy, const AggregationConfig& given_aggregation,
-                                int64_t trainable_parameters) {
+                                int64_t trainable_parameters, bool constant_work) {
   AggregationConfig aggregation = given_aggregation;
   check_mechanism(privacy);
   check_aggregation(privacy, aggregation);
@@ -185,11 +198,16 @@ PrivacyPlan PrivacyPlan::derive(const PrivacyConfig& privacy, const AggregationC
     fields["target_delta"] = privacy.target_delta;
     const int64_t charges = privacy.steps + privacy.reserve_steps;
     const bool shares = aggregation.noise == "shares";
+    if (constant_work) fields["draw_overrun"] = kOverrun;
+    PrivacyConfig calibrated = privacy;
+    if (!privacy.noise_multiplier)
+      calibrated.target_delta = delta_to_calibrate(privacy, constant_work ? kOverrun : 0);
     fields["noise_multiplier"] =
         privacy.noise_multiplier ? *privacy.noise_multiplier
-        : shares ? calibrated_shares(privacy, aggregation, trainable_parameters, batch.sample_rate, charges)
-                 : accounting::noise_multiplier_for(*privacy.target_epsilon, privacy.target_delta,
-                                                    batch.sample_rate, charges);
+        : shares
+            ? calibrated_shares(calibrated, aggregation, trainable_parameters, batch.sample_rate, charges)
+            : accounting::noise_multiplier_for(*privacy.target_epsilon, calibrated.target_delta,
+                                               batch.sample_rate, charges);
   }
   if (aggregation.noise == "shares") {
     fields["ranks"] = aggregation.ranks;
@@ -233,7 +251,8 @@ PrivacyPlan PrivacyPlan::rederived(const json& fields) {
     aggregation.clamp_norms = fields.at("clamp_norms").get<double>();
     aggregation.overflow_probability = fields.at("overflow_probability").get<double>();
   }
-  PrivacyPlan plan = derive(privacy, aggregation, fields.at("trainable_parameters").get<int64_t>());
+  PrivacyPlan plan = derive(privacy, aggregation, fields.at("trainable_parameters").get<int64_t>(),
+                            fields.contains("draw_overrun"));
   if (privacy.enabled && !fields.at("target_epsilon").is_null()) {
     plan.fields_["target_epsilon"] = fields.at("target_epsilon").get<double>();
   }
@@ -317,6 +336,8 @@ double PrivacyPlan::target_epsilon() const {
   return target.is_null() ? std::numeric_limits<double>::infinity() : target.get<double>();
 }
 
+double PrivacyPlan::draw_overrun() const { return fields_.value("draw_overrun", 0.0); }
+
 accounting::Event PrivacyPlan::event() const {
   DPFA_CHECK(is_private(), "a run that is not private has no privacy event");
   return accounting::event_from_json(fields_.at("event"));
@@ -325,7 +346,26 @@ accounting::Event PrivacyPlan::event() const {
 int64_t PrivacyPlan::allowed_charges() const {
   if (!is_private()) return std::numeric_limits<int64_t>::max();
   if (fields_.at("target_epsilon").is_null()) return max_charges();
-  return accounting::steps_for(target_epsilon(), target_delta(), event());
+  const int64_t most = steps_at(target_delta());
+  if (draw_overrun() == 0) return most;
+  // More than half of delta is not spent on draws that are left out.
+  const double cost = -accounting::delta_left(0, target_epsilon(), draw_overrun());
+  const double bounded = std::min(static_cast<double>(most), target_delta() / 2 / cost);
+  const int64_t allowed = std::min(static_cast<int64_t>(bounded), steps_at(target_delta() - bounded * cost));
+  // The planned ones may have been calibrated for what is left by fewer.
+  const bool planned =
+      allowed < max_charges() && epsilon_of(event(), max_charges()).epsilon <= target_epsilon();
+  return planned ? max_charges() : allowed;
+}
+
+int64_t PrivacyPlan::steps_at(double delta) const {
+  return accounting::steps_for(target_epsilon(), delta, event());
+}
+
+accounting::EpsilonReport PrivacyPlan::epsilon_of(const accounting::Event& event, int64_t charges) const {
+  const accounting::Charge charge{event, charges};
+  return accounting::epsilon_of(std::span(&charge, 1), target_delta(),
+                                static_cast<double>(charges) * draw_overrun());
 }
 
 std::string PrivacyPlan::digest() const {

@@ -12,6 +12,8 @@
 // relative each). numerics = fp32 adds 2^-8, the certified error of its norms and products (kGramSlack in
 // kernels/norm_route.h).
 // noise stddev = noise_multiplier x sensitivity, on the sum.
+// constant_step_slots belongs to the plan too: a step leaves out what is drawn beyond its room, and part of
+// target_delta pays for that (accountant.h: delta_left).
 // With noise = shares the number of ranks, the colluding ones and the lanes belong to the plan
 // (share_layout.h), the grid may be coarser, and the noise stddev is that of all shares together.
 #pragma once
@@ -23,6 +25,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "accounting/accountant.h"
 #include "accounting/event.h"
 #include "src/base/random/rank_contribution.h"
 #include "src/plan/config.h"
@@ -38,14 +41,19 @@ struct NoiseShares {
 
 struct RunFacts;
 
+// Under constant_step_slots the draws of some rank in one step exceed their room with less than this
+// probability (src/data/sampler.h).
+inline constexpr double kOverrun = 0x1p-60;
+
 class PrivacyPlan {
  public:
   // Throws ConfigError (missing or contradicting keys, q > 1, C <= 0, steps <= 0, ...) and Unsupported (a
   // mode, relation, unit, clipping rule or loss that has no sound implementation in this build). `numerics`
   // of the config must be resolved ("exact" or "fp32"; the trainer resolves "auto" by measurement). With
-  // target_epsilon the noise_multiplier is calibrated for steps + reserve_steps charges.
+  // target_epsilon the noise_multiplier is calibrated for steps + reserve_steps charges. `constant_work`:
+  // runtime.constant_step_slots.
   static PrivacyPlan derive(const PrivacyConfig& privacy, const AggregationConfig& aggregation,
-                            int64_t trainable_parameters);
+                            int64_t trainable_parameters, bool constant_work = false);
   // The plan that a ledger's open line describes; throws StateError where a field is missing or does not fit.
   static PrivacyPlan from_json(const nlohmann::json& fields);
   // The same plan (noise multiplier, grid, claim against colluding_ranks) where a run with noise = shares
@@ -68,12 +76,15 @@ class PrivacyPlan {
   double lane_grid() const;       // of the integers that ranks sum; grid() unless shares are on a coarser one
   double target_delta() const;    // only where is_private()
   double target_epsilon() const;  // only where is_private(); infinity where noise_multiplier was given
+  double draw_overrun() const;    // kOverrun where work is constant; 0: no draw is left out
   const std::string& numerics() const;
   const std::string& generator() const;
   const std::string& loss() const;
   const std::string& aggregation_mode() const;      // plaintext | masked
   std::optional<NoiseShares> noise_shares() const;  // nothing: noise = after_sum
   accounting::Event event() const;                  // of one step; only where is_private()
+  // Of `charges` of `event`, at target_delta: what is reported.
+  accounting::EpsilonReport epsilon_of(const accounting::Event& event, int64_t charges) const;
   // Largest number of charges whose epsilon does not exceed what was planned: with target_epsilon the last
   // one within the target, otherwise max_charges(). Without privacy there is no limit (the largest int64_t).
   int64_t allowed_charges() const;
@@ -88,6 +99,7 @@ class PrivacyPlan {
 
  private:
   static PrivacyPlan rederived(const nlohmann::json& fields);
+  int64_t steps_at(double delta) const;
   nlohmann::json fields_;
 };
 

@@ -39,7 +39,7 @@ std::string ranks_text(int64_t ranks) { return std::to_string(ranks) + (ranks ==
 // Returns the epsilon.
 double add_epsilon(const PrivacyPlan& plan, const std::string& label, const accounting::Event& event,
                    int64_t charges, Lines& lines) {
-  const auto report = accounting::epsilon_of(event, charges, plan.target_delta());
+  const auto report = plan.epsilon_of(event, charges);
   const std::string least = report.lower_bound > 0
                                 ? "; no accountant can report less than " + rounded(report.lower_bound, false)
                                 : "";
@@ -49,21 +49,21 @@ double add_epsilon(const PrivacyPlan& plan, const std::string& label, const acco
   return report.epsilon;
 }
 
-// constant_step_slots: what the claims rest on beside the plan. A step leaves records out with probability
-// p <= kOverrun on each rank; a mechanism that differs with probability p in all is (epsilon, delta + (1 +
-// e^epsilon) p)-private where the other is (epsilon, delta)-private.
+// constant_step_slots: what the claims rest on beside the plan, and what of delta pays for draws that are
+// left out (accounting::delta_left).
 void add_constant_work(const PrivacyPlan& plan, double epsilon, int64_t charges, Lines& lines) {
   const nlohmann::json size = plan.to_json().at("dataset_size");
   if (size.is_null()) return;  // such a run does not start
-  const double added = std::min(1.0, (1 + std::exp(epsilon)) * static_cast<double>(charges) * kOverrun);
+  const double paid = -accounting::delta_left(0, epsilon, static_cast<double>(charges) * plan.draw_overrun());
   lines.add("  provided that",
             "dataset_size = " + size.dump() + " is not exceeded by the number of records: of more than " +
                 std::to_string(size.get<int64_t>() + 1) +
                 " the rest is not used, and the epsilon and delta of one record would be those of two");
-  lines.add("  and with",
-            "at most " + rounded(added, true) +
-                " more delta for each rank, for draws beyond the room of a step; what caches and the "
-                "arithmetic of single numbers tell in time is not covered");
+  lines.add("  of that delta",
+            (std::isfinite(epsilon) ? "at most " + rounded(paid, true) + " pays"
+                                    : std::string("more than there is would pay")) +
+                " for draws beyond the room of a step; what caches and the arithmetic of single numbers tell "
+                "in time is not covered");
 }
 
 void add_sampling(const PrivacyPlan& plan, Lines& lines) {
@@ -118,7 +118,7 @@ std::string protection(const PrivacyPlan& plan, const RunFacts& facts) {
     text +=
         "  - from a rank that lies: it counts as one of the colluding ranks, and its own part may be "
         "wrong;\n";
-  if (!facts.constant_step_slots)
+  if (plan.draw_overrun() == 0)
     text +=
         "  - from anyone who watches the machine's timing: the time of a step depends on the records "
         "drawn;\n";
@@ -142,8 +142,7 @@ void add_epsilons(const PrivacyPlan& plan, const RunFacts& facts, Lines& lines) 
   };
   add("epsilon", plan.steps());
   if (plan.max_charges() > plan.steps()) add("with reserve", plan.max_charges());
-  if (facts.constant_step_slots)
-    add_constant_work(plan, largest, std::max(plan.max_charges(), plan.allowed_charges()), lines);
+  if (plan.draw_overrun() > 0) add_constant_work(plan, largest, plan.max_charges(), lines);
   if (plan.noise_shares() && !claims.insiders.event)
     lines.add("  to ranks", "no claim: " + claims.insiders.refusal);
 }

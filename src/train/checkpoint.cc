@@ -23,13 +23,17 @@ using nlohmann::json;
 constexpr const char* kFormat = "dpfa-checkpoint-1";
 constexpr const char* kPartial = "partial_";  // before the name of a checkpoint that is being written
 
+std::string hex_of(const unsigned char (&digest)[32]) {
+  char hex[2 * sizeof(digest) + 1];
+  return sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
+}
+
 std::string hash_file(const fs::path& path) {
   const MappedFile file(path);
   unsigned char digest[32];
   crypto_generichash(digest, sizeof(digest), reinterpret_cast<const unsigned char*>(file.bytes().data()),
                      file.bytes().size(), nullptr, 0);
-  char hex[2 * sizeof(digest) + 1];
-  return sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
+  return hex_of(digest);
 }
 
 std::string step_name(int64_t step) {
@@ -125,6 +129,22 @@ void point_latest_at(const fs::path& run_dir, const std::string& name) {
 }
 
 }  // namespace
+
+std::string state_digest(int64_t step, std::span<const float> weights, const OptimizerState& optimizer) {
+  crypto_generichash_state hash;
+  unsigned char digest[32];
+  crypto_generichash_init(&hash, nullptr, 0, sizeof(digest));
+  const int64_t numbers[] = {step, optimizer.updates, static_cast<int64_t>(weights.size()),
+                             optimizer.first.size(), optimizer.second.size()};
+  const auto add = [&](std::span<const std::byte> bytes) {
+    crypto_generichash_update(&hash, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
+  };
+  add(std::as_bytes(std::span(numbers)));
+  for (const std::span<const float> values : {weights, optimizer.first.span(), optimizer.second.span()})
+    add(std::as_bytes(values));
+  crypto_generichash_final(&hash, digest, sizeof(digest));
+  return hex_of(digest);
+}
 
 void write_checkpoint(const fs::path& run_dir, const CheckpointContent& content, int64_t keep) {
   const fs::path parent = run_dir / "checkpoints";

@@ -32,6 +32,10 @@ struct CheckpointContent {
   int world_size = 1;
 };
 
+// BLAKE2b-256 in hex of all that a checkpoint restores: step, weights, moments and number of updates. The
+// same on every rank of a run.
+std::string state_digest(int64_t step, std::span<const float> weights, const OptimizerState& optimizer);
+
 // Writes on the calling rank (rank 0), keeps the newest `keep` and removes older ones. Throws IoError; what
 // was there before is then still there.
 void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointContent& content, int64_t keep);

@@ -36,19 +36,25 @@ double learning_rate(const plan::OptimizerConfig& config, int64_t step, int64_t 
   return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
 }
 
+OptimizerState make_optimizer_state(const plan::OptimizerConfig& config, int64_t parameters) {
+  const bool adamw = config.name == "adamw";
+  DPFA_CHECK(adamw || config.name == "sgd", config.name);
+  OptimizerState state;
+  if (adamw || config.momentum != 0) state.first = FlatBuffer<float>(parameters);
+  if (adamw) state.second = FlatBuffer<float>(parameters);
+  return state;
+}
+
 template <typename Gradient>
 Optimizer<Gradient>::Optimizer(const plan::OptimizerConfig& config,
                                const std::vector<model::ParameterInfo>& parameters)
-    : config_(config), ranges_(model::decay_ranges(parameters)) {
-  const int64_t size = parameters.back().offset + parameters.back().size;
-  if (config.name == "adamw") {
-    state_.first = FlatBuffer<float>(size);
-    state_.second = FlatBuffer<float>(size);
-  } else {
-    DPFA_CHECK(config.name == "sgd", config.name);
-    if (config.momentum != 0) state_.first = FlatBuffer<float>(size);
-  }
-}
+    : Optimizer(config, parameters,
+                make_optimizer_state(config, parameters.back().offset + parameters.back().size)) {}
+
+template <typename Gradient>
+Optimizer<Gradient>::Optimizer(const plan::OptimizerConfig& config,
+                               const std::vector<model::ParameterInfo>& parameters, OptimizerState state)
+    : config_(config), ranges_(model::decay_ranges(parameters)), state_(std::move(state)) {}
 
 template <typename Gradient>
 void Optimizer<Gradient>::apply(Gradient& gradient, double rate, std::span<float> weights,

@@ -24,10 +24,16 @@ struct OptimizerState {
   int64_t updates = 0;
 };
 
+// That of no update yet, for P parameters.
+OptimizerState make_optimizer_state(const plan::OptimizerConfig& config, int64_t parameters);
+
 template <typename Gradient>
 class Optimizer {
  public:
   Optimizer(const plan::OptimizerConfig& config, const std::vector<model::ParameterInfo>& parameters);
+  // Goes on from `state`, which make_optimizer_state() made for this configuration.
+  Optimizer(const plan::OptimizerConfig& config, const std::vector<model::ParameterInfo>& parameters,
+            OptimizerState state);
 
   // Updates `weights` (P) and, where not empty, their bf16 copy. Uses the gradient up: see
   // NoisyGradient::take.

@@ -6,7 +6,9 @@
 
 #include "accounting/ledger_chain.h"
 #include "accounting/ledger_files.h"
+#include "accounting/text_file.h"
 #include "src/base/file.h"
+#include "src/base/plant.h"
 #include "src/train/collective.h"
 #include "src/train/ledger_copies.h"
 #include "src/train/run_data.h"
@@ -75,6 +77,31 @@ void refuse_foreign_checkpoint(const RunSetup& setup) {
                      "': restore that ledger");
 }
 
+// Whether a ledger of this text knows the checkpoint that the run goes on from.
+bool knows_checkpoint(const std::string& text, const Restored& restored) {
+  bool found = false;
+  accounting::read_chain(text, [&](const json& line) {
+    found = found || (line.at("kind") == "checkpoint" && line.at("step") == restored.step &&
+                      line.at("state") == restored.digest);
+  });
+  return found;
+}
+
+// Each rank holds what it received to the ledger, and to its own copy as it was before this start. A copy
+// that ends before the line was of a rank that was away, or rank 0 added the line: the rank cannot know.
+void refuse_altered_checkpoint(const RunSetup& setup, const std::string& own_copy, int rank) {
+  if (DPFA_PLANT("checkpoint_unchecked")) return;
+  const Restored& restored = *setup.restored;
+  const std::string step = std::to_string(restored.step);
+  if (!knows_checkpoint(setup.ledger->text(), restored))
+    throw StateError("the checkpoint of step " + step +
+                     " is not the one that this run wrote: its ledger has another digest of weights and "
+                     "moments; restore the checkpoint, or remove it to go on from an earlier one");
+  if (!own_copy.empty() && !knows_checkpoint(own_copy, restored))
+    std::cerr << "warning: the copy of the ledger of rank " << rank << " ends before the checkpoint of step "
+              << step << ": it cannot vouch for these weights\n";
+}
+
 // `longest`: what the ranks of a run that is continued know of its ledger; empty where they keep no copies.
 accounting::Ledger open_ledger(RunSetup& setup, const RunOptions& options, const std::string& longest) {
   const fs::path path = setup.run_dir / accounting::kLedgerFile;
@@ -140,7 +167,8 @@ std::vector<std::string> stamps_of(const RunOptions& options) {
 plan::PrivacyPlan plan_for(const RunSetup& setup, int64_t ranks) {
   plan::AggregationConfig aggregation = setup.config.aggregation;
   if (aggregation.noise == "shares") aggregation.ranks = ranks;
-  return plan::PrivacyPlan::derive(setup.config.privacy, aggregation, setup.shape.parameter_count());
+  return plan::PrivacyPlan::derive(setup.config.privacy, aggregation, setup.shape.parameter_count(),
+                                   setup.config.runtime.constant_step_slots);
 }
 
 void refuse_existing_output(const RunSetup& setup) {
@@ -152,26 +180,27 @@ void refuse_existing_output(const RunSetup& setup) {
 
 void open_run(RunSetup& setup, const RunOptions& options, comm::Communicator& communicator) {
   std::optional<fs::path> copy;
+  std::string own_copy;  // as it was before this start
   on_every_rank(communicator, [&] {
     copy = ledger_copy_of(setup.config, communicator.rank());
     if (copy && !options.resume) refuse_existing_copy(*copy);
+    if (copy && fs::exists(*copy)) own_copy = accounting::read_text_file(*copy);
   });
   const std::string longest = copy && options.resume ? longest_ledger(communicator, *copy) : "";
-  std::string skipped;
   on_rank_0(communicator, [&] {
     setup.ledger = open_ledger(setup, options, longest);
-    if (options.resume) setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
     if (setup.checkpoint) refuse_foreign_checkpoint(setup);
+    if (setup.restored) refuse_altered_checkpoint(setup, own_copy, /*rank=*/0);
     go_on_with_these_ranks(setup);
     setup.ledger->start(start_fields(setup, communicator.size()));
   });
   share_ledger(communicator, copy, setup.ledger, [&] {
     if (communicator.rank() == 0) return;
+    if (setup.restored) refuse_altered_checkpoint(setup, own_copy, communicator.rank());
     refuse_foreign_ledger(setup, *setup.ledger, options);
     go_on_with_these_ranks(setup);
     refuse_foreign_start(setup, communicator.size());
   });
-  if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
 }
 
 }  // namespace dpfa::train

@@ -2,8 +2,8 @@
 // what it was itself given.
 //
 // Guarantee: no rank goes on with a ledger of another plan, other data sets, other stamps, or whose last
-// start names other ranks or shares than this rank's; nor rank 0 with a checkpoint that its ledger does not
-// know.
+// start names other ranks or shares than this rank's; nor with a checkpoint that rank 0's ledger does not
+// know, or with other weights or moments than the ledger says of it.
 #pragma once
 
 #include <string>

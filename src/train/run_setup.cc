@@ -27,14 +27,6 @@ namespace {
 
 constexpr int64_t kLargestMicrobatch = 32;
 
-std::string digest_of(std::span<const float> weights) {
-  unsigned char digest[32];
-  crypto_generichash(digest, sizeof(digest), reinterpret_cast<const unsigned char*>(weights.data()),
-                     weights.size_bytes(), nullptr, 0);
-  char hex[65];
-  return sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
-}
-
 void choose_shape(RunSetup& setup) {
   const plan::ModelConfig& model = setup.config.model;
   const int64_t vocab = setup.train->vocab_size();
@@ -86,9 +78,37 @@ void make_model(RunSetup& setup) {
   setup.model->bind(setup.weights.span());
 }
 
-plan::RunFacts facts_of(const RunSetup& setup, const RunOptions& options) {
-  return {.constant_step_slots = setup.config.runtime.constant_step_slots,
-          .shared_sampling_key = options.insecure_seed.has_value(),
+// Rank 0 checks the files of the newest checkpoint; the others take what it read. Here already, before keys
+// are agreed on, so that every rank signs what it received.
+void restore(RunSetup& setup, comm::Communicator& communicator) {
+  std::string skipped;
+  int64_t step = -1;
+  on_rank_0(communicator, [&] {
+    setup.checkpoint = find_checkpoint(setup.run_dir, skipped);
+    if (setup.checkpoint) step = setup.checkpoint->step;
+  });
+  if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
+  const auto broadcast = [&](auto values) {
+    communicator.broadcast(std::as_writable_bytes(values), /*root=*/0);
+  };
+  broadcast(std::span(&step, 1));
+  if (step < 0) return;
+  const std::span<float> weights = setup.weights.span();
+  Restored& restored = setup.restored.emplace();
+  restored.step = step;
+  restored.optimizer = make_optimizer_state(setup.config.optimizer, setup.weights.size());
+  on_rank_0(communicator,
+            [&] { load_checkpoint(*setup.checkpoint, setup.shape, weights, restored.optimizer); });
+  broadcast(weights);
+  broadcast(restored.optimizer.first.span());
+  broadcast(restored.optimizer.second.span());
+  broadcast(std::span(&restored.optimizer.updates, 1));
+  setup.model->weights_changed();
+  restored.digest = state_digest(step, weights, restored.optimizer);
+}
+
+plan::RunFacts facts_of(const RunOptions& options) {
+  return {.shared_sampling_key = options.insecure_seed.has_value(),
           .raw_values_shown = options.debug_nonprivate};
 }
 
@@ -116,25 +136,27 @@ void agree_on_configuration(const RunSetup& setup, const RunOptions& options,
 }
 
 // Ranks with different plans, ledgers or weights must not train together.
-void agree_on_start(RunSetup& setup, const std::string& weights, comm::Communicator& communicator) {
+void agree_on_start(RunSetup& setup, const std::string& state, comm::Communicator& communicator) {
   state_agreed([&] {
     privacy::agree(communicator, {.step = 0,
                                   .draw = setup.ledger->last_draw() + 1,
                                   .plan_digest = setup.plan->digest(),
                                   .ledger_digest = setup.ledger->digest()});
   });
-  const std::string first = broadcast_text(communicator, weights);
+  const std::string first = broadcast_text(communicator, state);
   on_every_rank(communicator, [&] {
-    if (weights != first)
-      throw StateError(
-          "the initial weights are not those of rank 0: model.from must hold the same files on all hosts");
+    if (state == first) return;
+    throw StateError(setup.restored ? "the checkpoint that this rank received is not the one that rank 0 "
+                                      "read: something altered it on its way"
+                                    : "the initial weights are not those of rank 0: model.from must hold the "
+                                      "same files on all hosts");
   });
 }
 
 void print_statement(const RunSetup& setup, const RunOptions& options, bool whole) {
   for (const std::string& warning : setup.plan->warnings()) std::cerr << "warning: " << warning << '\n';
   for (const std::string& stamp : stamps_of(options)) std::cerr << "NOT PRIVATE: " << stamp << '\n';
-  if (whole) std::cout << setup.plan->statement(facts_of(setup, options)) << std::flush;
+  if (whole) std::cout << setup.plan->statement(facts_of(options)) << std::flush;
 }
 
 // May differ between ranks: no record's contribution depends on the others of its pass.
@@ -228,6 +250,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     });
     on_every_rank(communicator, [&] { make_model(setup); });
   });
+  if (options.resume) watched("load the checkpoint", [&] { restore(setup, communicator); });
   if (is_open) {
     // [runtime] may differ between ranks, so none of it may decide who takes part here.
     std::string chosen;
@@ -240,14 +263,15 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   }
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
   watched("open the run", [&] {
-    const std::string weights = digest_of(setup.weights.span());
+    const std::string state =
+        setup.restored ? setup.restored->digest : state_digest(/*step=*/0, setup.weights.span(), {});
     setup.keys->masks =
         make_mask_keys(communicator, *setup.plan, setup.config,
                        {{"the number of parameters", std::to_string(setup.shape.parameter_count())},
                         {"the options of the command line", shared_options(options)},
-                        {"the initial weights", weights}});
+                        {setup.restored ? "the checkpoint to go on from" : "the initial weights", state}});
     open_run(setup, options, communicator);
-    agree_on_start(setup, weights, communicator);
+    agree_on_start(setup, state, communicator);
   });
 
   setup.microbatch_size = choose_microbatch_size(setup, communicator.size());

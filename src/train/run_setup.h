@@ -19,6 +19,13 @@
 
 namespace dpfa::train {
 
+// What a resumed run goes on from, the same on all ranks; its weights are RunSetup::weights.
+struct Restored {
+  int64_t step = 0;
+  OptimizerState optimizer;
+  std::string digest;  // state_digest()
+};
+
 struct RunSetup {
   plan::Config config;  // resolved: what config.ini of the run directory says
   std::filesystem::path run_dir;
@@ -32,6 +39,7 @@ struct RunSetup {
   FlatBuffer<float> weights;
   std::unique_ptr<model::Gpt2> model;
   std::optional<CheckpointHead> checkpoint;  // to resume from; on rank 0
+  std::optional<Restored> restored;
   int64_t microbatch_size = 1;
 };
 

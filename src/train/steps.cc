@@ -52,12 +52,19 @@ data::PoissonSampler sampler_of(const StepContext& c) {
           own ? 1 : c.communicator.size()};
 }
 
+template <typename Gradient>
+Optimizer<Gradient> optimizer_of(const StepContext& c) {
+  const auto parameters = model::gpt2_parameters(c.model.shape());
+  if (c.restored == nullptr) return {c.config.optimizer, parameters};
+  return {c.config.optimizer, parameters, std::move(*c.restored)};
+}
+
 // What a step of this rank has room for under constant_step_slots. How many of the declared records are in a
 // rank's own folder is private: it could be all of them.
 std::optional<data::StepRoom> room_of(const StepContext& c) {
   if (!c.config.runtime.constant_step_slots) return std::nullopt;
-  return data::room_of(c.plan.sample_rate(), *c.config.privacy.dataset_size,
-                       c.config.data.each_rank_has_its_own() ? 1 : c.communicator.size());
+  return data::room_of(c.plan.sample_rate(), *c.config.privacy.dataset_size, c.communicator.size(),
+                       c.config.data.each_rank_has_its_own());
 }
 
 // A record that is nobody's, in a slot of its own.
@@ -81,7 +88,7 @@ class PrivateSteps final : public Steps {
                  /*constant_work=*/c_.config.runtime.constant_step_slots),
         privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
         sampler_(sampler_of(c_)),
-        optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())) {
+        optimizer_(optimizer_of<privacy::NoisyGradient>(c_)) {
     if (DPFA_PLANT("methods_wait_for_a_record")) return;
     c_.watchdog.progress("measure norm methods");
     clipper_.choose_methods(c_.microbatch_size, c_.context);
@@ -155,7 +162,7 @@ class BaselineSteps final : public Steps {
   explicit BaselineSteps(const StepContext& context)
       : c_(context),
         sampler_(sampler_of(c_)),
-        optimizer_(c_.config.optimizer, model::gpt2_parameters(c_.model.shape())),
+        optimizer_(optimizer_of<BaselineGradient>(c_)),
         gradient_(c_.model.shape().parameter_count()) {}
 
   StepResult run(int64_t step, double rate) override {

@@ -26,8 +26,9 @@ struct StepContext {
   std::span<float> weights;
   const RunKeys& keys;
   Watchdog& watchdog;
-  int64_t context;          // tokens of an example
-  int64_t microbatch_size;  // slots
+  int64_t context;                     // tokens of an example
+  int64_t microbatch_size;             // slots
+  OptimizerState* restored = nullptr;  // of a run that is resumed: the steps take it over
 };
 
 enum class StepResult {

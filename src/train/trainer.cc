@@ -3,7 +3,6 @@
 #include <cmath>
 #include <iostream>
 
-#include "accounting/accountant.h"
 #include "src/base/check.h"
 #include "src/base/watchdog.h"
 #include "src/train/checkpoint.h"
@@ -36,12 +35,13 @@ class Trainer {
                               .keys = *setup_.keys,
                               .watchdog = watchdog_,
                               .context = setup_.context,
-                              .microbatch_size = setup_.microbatch_size};
+                              .microbatch_size = setup_.microbatch_size,
+                              .restored = setup_.restored ? &setup_.restored->optimizer : nullptr};
     steps_ = plan_.is_private() ? make_private_steps(context, *setup_.ledger) : make_baseline_steps(context);
   }
 
   Outcome run() {
-    int64_t step = restore();
+    int64_t step = first_step();
     for (; step < plan_.steps(); ++step) {
       watchdog_.progress("draw");
       const StepResult result =
@@ -55,29 +55,13 @@ class Trainer {
 
  private:
   // The step to begin with: 0, or where the newest valid checkpoint of a resumed run stands.
-  int64_t restore() {
-    int64_t step = setup_.checkpoint ? setup_.checkpoint->step : -1;
-    broadcast(std::span(&step, 1));
-    if (step < 0) return 0;
-    // Rank 0 checked the files; the others take what it read.
-    OptimizerState& optimizer = steps_->optimizer_state();
-    on_rank_0(communicator_,
-              [&] { load_checkpoint(*setup_.checkpoint, setup_.shape, setup_.weights.span(), optimizer); });
-    watchdog_.progress("share the checkpoint");
-    broadcast(setup_.weights.span());
-    broadcast(optimizer.first.span());
-    broadcast(optimizer.second.span());
-    broadcast(std::span(&optimizer.updates, 1));
-    setup_.model->weights_changed();
-    last_checkpoint_ = step;
-    telemetry_.say("resumed at step " + std::to_string(step) + " of " + std::to_string(plan_.steps()) +
+  int64_t first_step() {
+    if (!setup_.restored) return 0;
+    last_checkpoint_ = setup_.restored->step;
+    telemetry_.say("resumed at step " + std::to_string(last_checkpoint_) + " of " +
+                   std::to_string(plan_.steps()) +
                    (options_.insecure_seed ? " with the keys of --insecure-seed" : " with new keys"));
-    return step;
-  }
-
-  template <typename T>
-  void broadcast(std::span<T> values) {
-    communicator_.broadcast(std::as_writable_bytes(values), /*root=*/0);
+    return last_checkpoint_;
   }
 
   void after_step(int64_t done) {
@@ -105,6 +89,16 @@ class Trainer {
 
   void checkpoint(int64_t step) {
     watchdog_.progress("checkpoint");
+    const std::string state = state_digest(step, setup_.weights.span(), steps_->optimizer_state());
+    const std::string first = broadcast_text(communicator_, state);
+    // All ranks know of a checkpoint before it is there, and hold it to that at a resume.
+    on_every_rank(communicator_, [&] {
+      if (state != first)
+        throw StateError(
+            "the weights or moments of this rank are not those of rank 0: its memory or its "
+            "processor gives other results; no checkpoint was written");
+      setup_.ledger->checkpoint(step, state);
+    });
     on_rank_0(communicator_, [&] {
       write_checkpoint(setup_.run_dir,
                        {.step = step,
@@ -155,9 +149,7 @@ class Trainer {
     telemetry_.say(text.str());
   }
 
-  double epsilon_charged() const {
-    return accounting::epsilon_of(plan_.event(), setup_.ledger->charges(), plan_.target_delta()).epsilon;
-  }
+  double epsilon_charged() const { return plan_.epsilon_of(plan_.event(), setup_.ledger->charges()).epsilon; }
 
   std::string progress_text() const {
     std::ostringstream text;

@@ -1,5 +1,7 @@
 // Time as a channel: what an observer of the processor's clock learns of the noise.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <ucontext.h>
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -20,6 +22,39 @@ struct Group {
   double size;  // sum of |sample|
 };
 
+// Addresses of the instructions that a piece of code executes, one after the other: their number and a hash.
+struct Path {
+  uint64_t instructions = 0, hash = 0;
+  bool operator==(const Path&) const = default;
+};
+Path path;
+
+void note_instruction(int, siginfo_t*, void* context) {
+  ++path.instructions;
+  path.hash =
+      0x100000001b3u *
+      (path.hash ^ static_cast<uint64_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]));
+}
+
+// The processor traps after every instruction while its trap flag is set. The stack below rsp may be in use.
+[[gnu::noinline]] void set_trap_flag() {
+  asm volatile("lea -128(%%rsp), %%rsp; pushfq; orq $0x100, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::
+                   : "memory", "cc");
+}
+[[gnu::noinline]] void clear_trap_flag() {
+  asm volatile("lea -128(%%rsp), %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::
+                   : "memory", "cc");
+}
+
+Path path_of(const DiscreteGaussian& law, const StreamKey& key, uint64_t first) {
+  std::array<int64_t, kSamples> out;
+  path = {};
+  set_trap_flag();
+  law.fill(key, 0, first, out);
+  clear_trap_flag();
+  return path;
+}
+
 double cycles_of(const DiscreteGaussian& law, const StreamKey& key, uint64_t first) {
   std::array<int64_t, kSamples> out;
   _mm_lfence();
@@ -35,6 +70,27 @@ double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+// Not a matter of statistics: which instructions are executed, and in which order, does not depend on what is
+// drawn, for shares of one and of two levels.
+TEST(DiscreteGaussian, ExecutesTheSameInstructionsWhateverItDraws) {
+  struct sigaction action = {}, before = {};
+  action.sa_sigaction = note_instruction;
+  action.sa_flags = SA_SIGINFO;
+  ASSERT_EQ(sigaction(SIGTRAP, &action, &before), 0);
+  const StreamKey key = RootKey::from_insecure_seed(2).stream(Purpose::kNoise);
+  for (const double stddev : {100.0, 0x1p20}) {
+    const DiscreteGaussian law(stddev);
+    path_of(law, key, 0);  // binds the functions of shared libraries
+    const Path first = path_of(law, key, 64);
+    EXPECT_GT(first.instructions, 500u) << "the trap flag shows every instruction";
+    for (uint64_t group = 2; group < 12; ++group)  // at one place in the blocks of the stream
+      ASSERT_EQ(path_of(law, key, 64 * group), first)
+          << "group " << group << " of deviation " << stddev << ": " << path.instructions
+          << " instructions, not " << first.instructions;
+  }
+  sigaction(SIGTRAP, &before, nullptr);
 }
 
 // Of 2^15 groups of samples those with the least and those with the most noise: their means differ by a

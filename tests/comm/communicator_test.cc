@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <mpi.h>
 
 #include <chrono>
 #include <cstring>
@@ -8,6 +9,21 @@
 #include "comm/mpi_communicator.h"
 #include "src/base/error.h"
 #include "tests/support/mpi_world.h"
+
+// What the communicators of this program call, by MPI's profiling interface.
+static int all_reduces = 0, reduce_scatters = 0;
+
+extern "C" int MPI_Allreduce(const void* mine, void* sum, int count, MPI_Datatype type, MPI_Op operation,
+                             MPI_Comm comm) {
+  ++all_reduces;
+  return PMPI_Allreduce(mine, sum, count, type, operation, comm);
+}
+
+extern "C" int MPI_Reduce_scatter(const void* mine, void* slice, const int counts[], MPI_Datatype type,
+                                  MPI_Op operation, MPI_Comm comm) {
+  ++reduce_scatters;
+  return PMPI_Reduce_scatter(mine, slice, counts, type, operation, comm);
+}
 
 namespace dpfa::comm {
 namespace {
@@ -45,25 +61,43 @@ TEST(MpiCommunicator, SumsOfInt32AreExactForAnySizeAndSplit) { sums_are_exact<in
 TEST(MpiCommunicator, SumsOfInt64AreExactForAnySizeAndSplit) { sums_are_exact<int64_t>(); }
 
 template <typename Word>
-void words_wrap() {
+void words_wrap(WordSums word_sums) {
   for (const size_t limit : kLimits) {
-    const auto comm = make_mpi_communicator_with_limit(std::nullopt, limit);
-    std::vector<Word> words(503), expected(503);
-    for (size_t i = 0; i < words.size(); ++i) {
-      const auto word = [&](int rank) {
-        return static_cast<Word>((i + 1) * (static_cast<uint64_t>(rank) + 3) * 0x9e3779b97f4a7c15u);
-      };
-      words[i] = word(comm->rank());
-      for (int rank = 0; rank < comm->size(); ++rank) expected[i] += word(rank);
+    const auto comm = make_mpi_communicator_with_limit(std::nullopt, limit, word_sums);
+    for (const size_t wanted : kSizes) {
+      std::vector<Word> words(size_for(limit, wanted)), expected(words.size());
+      for (size_t i = 0; i < words.size(); ++i) {
+        const auto word = [&](int rank) {
+          return static_cast<Word>((i + 1) * (static_cast<uint64_t>(rank) + 3) * 0x9e3779b97f4a7c15u);
+        };
+        words[i] = word(comm->rank());
+        for (int rank = 0; rank < comm->size(); ++rank) expected[i] += word(rank);
+      }
+      comm->all_reduce_sum(std::span<Word>(words));
+      EXPECT_EQ(words, expected) << words.size() << " words, " << limit << " per call";
     }
-    comm->all_reduce_sum(std::span<Word>(words));
-    EXPECT_EQ(words, expected) << limit << " per call";
   }
 }
 
 TEST(MpiCommunicator, SumsOfWordsAreTakenModuloTheirRange) {
-  words_wrap<uint32_t>();
-  words_wrap<uint64_t>();
+  for (const WordSums word_sums : {WordSums::kByAllReduce, WordSums::kByReduceScatter}) {
+    words_wrap<uint32_t>(word_sums);
+    words_wrap<uint64_t>(word_sums);
+  }
+}
+
+TEST(MpiCommunicator, FormsSumsOfWordsByTheCollectiveThatWasAskedFor) {
+  for (const bool scatters : {false, true}) {
+    const auto comm = make_mpi_communicator_with_limit(
+        std::nullopt, 7, scatters ? WordSums::kByReduceScatter : WordSums::kByAllReduce);
+    std::vector<uint32_t> words(20);
+    std::vector<uint64_t> wide_words(5);
+    all_reduces = reduce_scatters = 0;
+    comm->all_reduce_sum(std::span(words));
+    comm->all_reduce_sum(std::span(wide_words));
+    EXPECT_EQ(all_reduces, scatters ? 0 : 4);
+    EXPECT_EQ(reduce_scatters, scatters ? 4 : 0);
+  }
 }
 
 TEST(MpiCommunicator, SumsOfFloatsHaveTheSameBitsOnAllRanks) {

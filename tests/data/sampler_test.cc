@@ -254,27 +254,30 @@ TEST(PoissonSampler, ADrawHardlyEverExceedsWhatAStepHasRoomFor) {
                                                                     {100000, 0.3},
                                                                     {50, 1.0},
                                                                     {1000000, 1e-7}}) {
-    const int64_t most = most_drawn(q, n);
-    ASSERT_LE(most, n);
-    long double tail = 0;
-    for (int64_t k = most + 1; k <= n && q < 1; ++k)
-      tail += std::exp(
-          std::lgamma(static_cast<long double>(n + 1)) - std::lgamma(static_cast<long double>(k + 1)) -
-          std::lgamma(static_cast<long double>(n - k + 1)) + k * std::log(static_cast<long double>(q)) +
-          (n - k) * std::log1p(-static_cast<long double>(q)));
-    EXPECT_LE(tail, std::ldexp(1.0L, -60)) << n << " " << q;
-    EXPECT_LE(most, q * static_cast<double>(n) + 12 * std::sqrt(q * static_cast<double>(n)) + 60);
+    for (const int ranks : {1, 8}) {
+      const int64_t most = most_drawn(q, n, ranks);
+      ASSERT_LE(most, n);
+      long double tail = 0;
+      for (int64_t k = most + 1; k <= n && q < 1; ++k)
+        tail += std::exp(
+            std::lgamma(static_cast<long double>(n + 1)) - std::lgamma(static_cast<long double>(k + 1)) -
+            std::lgamma(static_cast<long double>(n - k + 1)) + k * std::log(static_cast<long double>(q)) +
+            (n - k) * std::log1p(-static_cast<long double>(q)));
+      EXPECT_LE(tail, std::ldexp(1.0L, -60) / ranks) << n << " " << q << ", " << ranks << " ranks";
+      EXPECT_LE(most, q * static_cast<double>(n) + 12 * std::sqrt(q * static_cast<double>(n)) + 60);
+    }
   }
-  EXPECT_EQ(most_drawn(1, 50), 50);
-  EXPECT_EQ(most_drawn(0.5, 0), 0);
+  EXPECT_EQ(most_drawn(1, 50, 1), 50);
+  EXPECT_EQ(most_drawn(0.5, 0, 1), 0);
 }
 
 // At rate 1 every record is drawn: a rank's share of one record more than declared fits, and no room is left.
 TEST(StepRoom, HoldsARanksShareOfOneRecordMoreThanDeclared) {
   for (const int world : {1, 2, 3, 7})
     for (const int64_t declared : {1, 39, 40, 41}) {
-      const StepRoom room = room_of(1, declared, world);
+      const StepRoom room = room_of(1, declared, world, /*each_has_its_own=*/false);
       EXPECT_EQ(room.records, declared + 1);
+      EXPECT_EQ(room_of(1, declared, world, /*each_has_its_own=*/true).passes, declared + 1);
       size_t most = 0;
       for (int rank = 0; rank < world; ++rank)
         most = std::max(most, PoissonSampler(key_of(1), 1, rank, world).draw(0, room.records).size());

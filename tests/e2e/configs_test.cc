@@ -41,9 +41,9 @@ TEST(ShippedConfigs, ArePrivateAndStayWithinTheirTargetEpsilon) {
     const Config config = load_config(file, {});
     ASSERT_TRUE(config.privacy.enabled);
     ASSERT_TRUE(config.privacy.target_epsilon.has_value());
-    const PrivacyPlan plan = PrivacyPlan::derive(config.privacy, config.aggregation, kParameters);
-    const double epsilon =
-        accounting::epsilon_of(plan.event(), plan.max_charges(), plan.target_delta()).epsilon;
+    const PrivacyPlan plan = PrivacyPlan::derive(config.privacy, config.aggregation, kParameters,
+                                                 config.runtime.constant_step_slots);
+    const double epsilon = plan.epsilon_of(plan.event(), plan.max_charges()).epsilon;
     EXPECT_LE(epsilon, *config.privacy.target_epsilon);
     EXPECT_GT(epsilon, 0.98 * *config.privacy.target_epsilon);
     EXPECT_TRUE(plan.warnings().empty());

@@ -64,8 +64,9 @@ TEST_F(AfterALoss, ATornLastLineCountsAsCharged) {
   const size_t lines = charges();
   write_text(ledger_, whole.substr(0, whole.size() - 40));
   EXPECT_EQ(charges(), lines);  // the cut leaves its kind readable
+  const bool was_charge = whole.rfind("\"kind\":\"charge\"") > whole.rfind('\n', whole.size() - 2);
   const size_t charged = verified().value("steps", size_t{0});
-  EXPECT_EQ(charged, lines);
+  EXPECT_EQ(charged, lines + (was_charge ? 0 : 1)) << "a line of a checkpoint that is torn counts too";
   const size_t repeated = kSteps - static_cast<size_t>(checkpoint_step());
   expect_success(resume());
   EXPECT_EQ(verified().value("steps", size_t{0}), charged + repeated);

@@ -22,7 +22,11 @@ PrivacyPlan plan_of(const AggregationConfig& aggregation, const PrivacyConfig& p
   return PrivacyPlan::derive(privacy, aggregation, kParameters);
 }
 
-constexpr RunFacts kConstantWork{.constant_step_slots = true};
+// With runtime.constant_step_slots.
+PrivacyPlan constant_plan_of(const AggregationConfig& aggregation,
+                             const PrivacyConfig& privacy = given_noise()) {
+  return PrivacyPlan::derive(privacy, aggregation, kParameters, /*constant_work=*/true);
+}
 
 // Oracle in long double from the sentences of share_layout.h.
 TEST(SharesPlan, EachRankAddsNoiseTimesSensitivityOverTheRootOfTheHonestRanks) {
@@ -192,39 +196,78 @@ TEST(SharesPlan, WhatCannotBeClaimedIsRefusedWithASentence) {
   refused([](auto& a, auto&) { a.mode = "float"; }, kConfig, "plaintext or masked");
 }
 
-std::string insider_refusal(const AggregationConfig& aggregation, const RunFacts& facts) {
-  const Claims claims = claims_of(plan_of(aggregation), facts);
+// Of a delta so small that what pays for draws beyond the room of a step shows.
+TEST(ConstantWork, CalibratesNoiseForWhatTheReportedEpsilonCharges) {
+  PrivacyConfig privacy = given_noise();
+  privacy.noise_multiplier.reset();
+  privacy.target_epsilon = 3;
+  privacy.target_delta = 1e-15;
+  for (const AggregationConfig& aggregation : {AggregationConfig{}, shares_of(4, 1)}) {
+    const PrivacyPlan plain = plan_of(aggregation, privacy),
+                      constant = constant_plan_of(aggregation, privacy);
+    EXPECT_EQ(plain.draw_overrun(), 0);
+    EXPECT_EQ(constant.draw_overrun(), 0x1p-60);
+    EXPECT_NE(plain.digest(), constant.digest());
+    EXPECT_GT(constant.noise_multiplier(), plain.noise_multiplier() * 1.001);
+    const double epsilon = constant.epsilon_of(constant.event(), 30).epsilon;
+    EXPECT_LE(epsilon, 3);
+    EXPECT_GT(epsilon, 2.99);
+    EXPECT_GT(epsilon, accounting::epsilon_of(constant.event(), 30, 1e-15).epsilon);
+    EXPECT_GE(constant.allowed_charges(), 30);
+    EXPECT_LE(constant.epsilon_of(constant.event(), constant.allowed_charges()).epsilon, 3);
+    EXPECT_EQ(PrivacyPlan::from_json(constant.to_json()).digest(), constant.digest());
+  }
+  privacy.target_delta = 5e-16;
+  try {
+    constant_plan_of({}, privacy);
+    ADD_FAILURE() << "nothing is left of delta";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("nothing is left"), std::string::npos) << error.what();
+  }
+}
+
+TEST(ConstantWork, AllowsChargesWithinTheTargetHoweverManyThereMayBe) {
+  PrivacyConfig privacy = given_noise();
+  privacy.noise_multiplier.reset();
+  privacy.target_epsilon = 1e-4;  // so much noise that draws that are left out come to cost more than steps
+  privacy.target_delta = 1e-12;
+  privacy.steps = 1;
+  const PrivacyPlan plan = constant_plan_of({}, privacy);
+  const int64_t allowed = plan.allowed_charges();
+  EXPECT_GE(allowed, 1);
+  EXPECT_LE(plan.epsilon_of(plan.event(), allowed).epsilon, 1e-4);
+}
+
+std::string insider_refusal(const PrivacyPlan& plan, const RunFacts& facts) {
+  const Claims claims = claims_of(plan, facts);
   EXPECT_EQ(claims.insiders.event.has_value(), claims.insiders.refusal.empty());
   return claims.insiders.refusal;
 }
 
 TEST(Claims, AgainstRanksNeedSharesMasksConstantWorkAndSecretDraws) {
-  EXPECT_EQ(insider_refusal(shares_of(4, 1), kConstantWork), "");
-  const auto refused = [](const AggregationConfig& aggregation, const RunFacts& facts,
-                          const std::string& words) {
-    const std::string refusal = insider_refusal(aggregation, facts);
+  EXPECT_EQ(insider_refusal(constant_plan_of(shares_of(4, 1)), {}), "");
+  const auto refused = [](const PrivacyPlan& plan, const std::string& words, const RunFacts& facts = {}) {
+    const std::string refusal = insider_refusal(plan, facts);
     EXPECT_NE(refusal.find(words), std::string::npos) << refusal;
   };
-  refused({}, kConstantWork, "every rank knows the noise");
-  refused({.mode = "masked"}, kConstantWork, "every rank knows the noise");
-  refused({.noise = "shares", .ranks = 4}, kConstantWork, "mode = plaintext");
-  refused(shares_of(4, 0), kConstantWork, "colluding_ranks = 0");
-  refused(shares_of(4, 1), {}, "constant_step_slots");
-  refused(shares_of(4, 1), {.constant_step_slots = true, .shared_sampling_key = true}, "--insecure-seed");
-  refused(shares_of(4, 1), {.constant_step_slots = true, .raw_values_shown = true}, "--debug-nonprivate");
+  refused(constant_plan_of({}), "every rank knows the noise");
+  refused(constant_plan_of({.mode = "masked"}), "every rank knows the noise");
+  refused(constant_plan_of({.noise = "shares", .ranks = 4}), "mode = plaintext");
+  refused(constant_plan_of(shares_of(4, 0)), "colluding_ranks = 0");
+  refused(plan_of(shares_of(4, 1)), "constant_step_slots");
+  refused(constant_plan_of(shares_of(4, 1)), "--insecure-seed", {.shared_sampling_key = true});
+  refused(constant_plan_of(shares_of(4, 1)), "--debug-nonprivate", {.raw_values_shown = true});
 }
 
 // Who sees messages sees when they are sent, too.
 TEST(Claims, AgainstTheNetworkNeedMasksSharesAndConstantWork) {
-  const auto claimed = [](const AggregationConfig& aggregation, const RunFacts& facts) {
-    return claims_of(plan_of(aggregation), facts).network.event.has_value();
-  };
-  EXPECT_TRUE(claimed(shares_of(4, 0), kConstantWork));
-  EXPECT_TRUE(claimed(shares_of(4, 1), kConstantWork));
-  EXPECT_FALSE(claimed(shares_of(4, 0), {}));
-  EXPECT_FALSE(claimed({}, kConstantWork));
-  EXPECT_FALSE(claimed({.mode = "masked"}, kConstantWork));
-  EXPECT_FALSE(claimed({.noise = "shares", .ranks = 4}, kConstantWork));
+  const auto claimed = [](const PrivacyPlan& plan) { return claims_of(plan, {}).network.event.has_value(); };
+  EXPECT_TRUE(claimed(constant_plan_of(shares_of(4, 0))));
+  EXPECT_TRUE(claimed(constant_plan_of(shares_of(4, 1))));
+  EXPECT_FALSE(claimed(plan_of(shares_of(4, 0))));
+  EXPECT_FALSE(claimed(constant_plan_of({})));
+  EXPECT_FALSE(claimed(constant_plan_of({.mode = "masked"})));
+  EXPECT_FALSE(claimed(constant_plan_of({.noise = "shares", .ranks = 4})));
 }
 
 TEST(Claims, OfOutsidersHoldForAllNoiseAndForNoRunThatShowsRawValues) {
@@ -283,7 +326,7 @@ TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
     EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in:\n" << text;
   };
   const PrivacyPlan plan = plan_of(shares_of(4, 1));
-  const std::string text = plan.statement(kConstantWork);
+  const std::string text = constant_plan_of(shares_of(4, 1)).statement();
   contains(text, "\n  epsilon");
   contains(text, "\n    to 1 rank ");
   contains(text, "shares: each of 4 ranks");
@@ -291,10 +334,10 @@ TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
   contains(text, "reads what the ranks send");
   contains(text, "a rank that lies");
   EXPECT_EQ(text.find("timing"), std::string::npos);
-  // Constant work: what it rests on, what it adds to delta, and what it leaves.
+  // Constant work: what it rests on, what of delta pays for it, and what it leaves.
   contains(text, "provided that");
   contains(text, "dataset_size = " + plan.to_json().at("dataset_size").dump() + " is not exceeded");
-  contains(text, "more delta for each rank");
+  contains(text, "pays for draws beyond the room of a step");
   contains(text, "caches");
   EXPECT_EQ(plan.statement().find("provided that"), std::string::npos);
   const std::string open = plan.statement();

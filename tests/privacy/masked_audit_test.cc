@@ -1,6 +1,6 @@
-// A distinguishing audit of masked sums: a record that the adversary knows is in or out of 1e5 sums at once
-// (each a block of lanes), and what the best threshold tells must stay within the (epsilon, delta) that is
-// claimed. A pad that serves twice must show.
+// A distinguishing audit of masked sums between the processes of an mpirun: a record that the adversary knows
+// is in or out of 1e5 sums at once (each a block of lanes), and what the best threshold tells must stay
+// within the (epsilon, delta) that is claimed. Noise that is left out and a pad that serves twice must show.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,15 +12,16 @@
 #include "comm/secagg/secure_sum.h"
 #include "src/base/random/chacha20.h"
 #include "src/base/random/rank_contribution.h"
+#include "tests/support/mpi_world.h"
 #include "tests/support/secagg_keys.h"
-#include "tests/support/thread_world.h"
+#include "tests/support/wiretap.h"
 
 namespace dpfa::privacy {
 namespace {
 
-using testing::ThreadWorld;
+using testing::world;
 
-constexpr int kTrials = 100'000, kDimension = 2, kShift = 5, kRanks = 6;
+constexpr int kTrials = 100'000, kDimension = 2, kShift = 5;
 constexpr double kUnit = 1 << kShift, kMultiplier = 1.2;
 constexpr std::array<int64_t, kDimension> kCanary = {1520, -968};  // 47.5 and -30.25 lane units
 
@@ -28,39 +29,46 @@ double canary_norm() { return std::hypot(kCanary[0], kCanary[1]) / kUnit; }
 
 // q = 1 and no colluders: outsiders know none of the noise.
 accounting::NoiseSharesEvent claimed() {
-  return {1,         kMultiplier * canary_norm() / std::sqrt(kRanks), kRanks, 0, canary_norm(), kDimension,
+  return {1,
+          kMultiplier * canary_norm() / std::sqrt(world().size()),
+          world().size(),
+          0,
+          canary_norm(),
+          kDimension,
           kDimension};
 }
 
-// What rank 0 sends, and what all ranks receive, in one masked sum under its own or used pads.
+// What this rank sends, and what all receive, in one masked sum.
 struct Seen {
   std::vector<uint32_t> sent;
   std::vector<int32_t> sum;
 };
 
-Seen observed(uint64_t draw, int64_t step, bool canary_is_there) {
+// Collective. The canary is rank 0's; ranks from `first_silent` on leave out their noise.
+Seen observed(uint64_t draw, int64_t step, bool canary_is_there, int first_silent) {
+  const int rank = world().rank();
   Seen seen;
-  ThreadWorld world(kRanks, [&](int to, const std::string& operation, int, ThreadWorld::Parts& parts) {
-    if (to == 0 && operation == "sum32") seen.sent = testing::words_of(parts[0]);
+  testing::Wiretap wire([&](int number, std::span<std::byte> bytes) {
+    if (number == 0) seen.sent = testing::words_of({bytes.begin(), bytes.end()});
   });
-  world.run([&](comm::Communicator& communicator) {
-    const auto rank = static_cast<uint64_t>(communicator.rank());
-    const RootKey root = RootKey::from_insecure_seed(10 + rank);
-    const RankContribution contribution({kShift, 1 << 20, claimed().share_sigma},
-                                        root.stream(Purpose::kNoise), root.stream(Purpose::kDither));
-    std::vector<int64_t> own(kTrials * kDimension);
-    for (size_t i = 0; i < own.size(); ++i)
-      own[i] = rank * 1000 + 77 + (rank == 0 && canary_is_there ? kCanary[i % kDimension] : 0);
-    std::vector<int32_t> lanes(own.size());
-    comm::secagg::SecureSum sum(communicator, 32,
-                                testing::fixed_session(communicator.rank(), kRanks, /*colluders=*/1));
-    sum.sum(step, 0, lanes, [&](int64_t first, std::span<int32_t> part) {
-      contribution.make(draw, static_cast<uint64_t>(first),
-                        std::span(own).subspan(static_cast<size_t>(first), part.size()), part);
-    });
-    if (rank == 0) seen.sum = lanes;
+  const RootKey root = RootKey::from_insecure_seed(10 + static_cast<uint64_t>(rank));
+  const RankContribution contribution({kShift, 1 << 20, claimed().share_sigma}, root.stream(Purpose::kNoise),
+                                      root.stream(Purpose::kDither));
+  std::vector<int64_t> own(kTrials * kDimension);
+  for (size_t i = 0; i < own.size(); ++i)
+    own[i] = rank * 1000 + 77 + (rank == 0 && canary_is_there ? kCanary[i % kDimension] : 0);
+  seen.sum.resize(own.size());
+  comm::secagg::SecureSum sum(wire, 32, testing::fixed_session(rank, world().size(), /*colluders=*/1));
+  sum.sum(step, 0, seen.sum, [&](int64_t first, std::span<int32_t> part) {
+    const auto values = std::span(own).subspan(static_cast<size_t>(first), part.size());
+    if (rank < first_silent) return contribution.make(draw, static_cast<uint64_t>(first), values, part);
+    for (size_t i = 0; i < part.size(); ++i) part[i] = static_cast<int32_t>(values[i] >> kShift);
   });
   return seen;
+}
+
+Seen observed(uint64_t draw, int64_t step, bool canary_is_there) {
+  return observed(draw, step, canary_is_there, /*first_silent=*/world().size());
 }
 
 // Of every trial the part along the canary.
@@ -82,23 +90,34 @@ double excess_over_claim(const std::vector<double>& in, const std::vector<double
   };
   const auto [least, most] = std::minmax_element(in.begin(), in.end());
   double excess = -1;
-  for (const double epsilon : {0.0, 0.3, 0.7, 1.2})
+  for (const double epsilon : {0.0, 0.3, 0.7, 1.2}) {
+    const double growth = std::exp(epsilon), delta = accounting::delta_of(claimed(), 1, epsilon);
     for (int place = 0; place <= 80; ++place) {
-      const double threshold = *least + (*most - *least) * place / 80, growth = std::exp(epsilon);
-      const double delta = accounting::delta_of(claimed(), 1, epsilon);
+      const double threshold = *least + (*most - *least) * place / 80;
       excess = std::max(
           {excess, share_above(in, threshold, -1) - growth * share_above(out, threshold, 1) - delta,
            1 - share_above(out, threshold, 1) - growth * (1 - share_above(in, threshold, -1)) - delta});
     }
+  }
   return excess;
 }
 
 TEST(MaskedAudit, NoThresholdOnASumRefutesTheClaimToTheNetwork) {
   const std::vector<double> in = along_canary(observed(1, 1, true).sum),
                             out = along_canary(observed(2, 2, false).sum);
+  if (world().rank() != 0) return;  // all have the same sum
   const double excess = excess_over_claim(in, out);
   EXPECT_LE(excess, 0);
   EXPECT_GT(excess, -0.2) << "the audit must be able to see something";
+}
+
+TEST(MaskedAudit, NoiseThatHalfOfTheRanksLeaveOutIsCaught) {
+  const int half = world().size() / 2;
+  const std::vector<double> in = along_canary(observed(1, 1, true, half).sum),
+                            out = along_canary(observed(2, 2, false, half).sum);
+  if (world().rank() == 0) {
+    EXPECT_GT(excess_over_claim(in, out), 0.05);
+  }
 }
 
 // Two steps of one rank under one pad: their difference is that of its contributions, with its own noise
@@ -115,7 +134,9 @@ TEST(MaskedAudit, APadThatServesTwiceIsCaughtAndFreshPadsTellNothing) {
       return along_canary(
           difference(observed(draw, 7, canary_is_there), observed(draw + 1, reused ? 7 : 8, false)));
     };
-    const double excess = excess_over_claim(views(true, 3), views(false, 5));
+    const std::vector<double> in = views(true, 3), out = views(false, 5);
+    if (world().rank() != 0) continue;  // the canary is rank 0's
+    const double excess = excess_over_claim(in, out);
     if (reused) {
       EXPECT_GT(excess, 0.1);
     } else {

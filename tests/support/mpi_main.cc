@@ -3,8 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <exception>
+#include <cstdlib>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "src/base/watchdog.h"
@@ -40,9 +41,18 @@ class ProgressReporter : public ::testing::EmptyTestEventListener {
   Watchdog* watchdog_;
 };
 
+// DPFA_TEST_WORD_SUMS = reduce_scatter runs the tests of a program on the other way to add words.
+comm::WordSums word_sums() {
+  const char* wanted = std::getenv("DPFA_TEST_WORD_SUMS");
+  if (wanted == nullptr) return comm::WordSums::kByAllReduce;
+  if (std::string(wanted) != "reduce_scatter")
+    throw std::runtime_error("DPFA_TEST_WORD_SUMS: expected reduce_scatter, or nothing");
+  return comm::WordSums::kByReduceScatter;
+}
+
 int run(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  world_of_all_tests = comm::make_mpi_communicator(std::nullopt);
+  world_of_all_tests = comm::make_mpi_communicator(std::nullopt, word_sums());
   Watchdog watchdog(world().rank(), kLongestTest);
   ::testing::TestEventListeners& listeners = ::testing::UnitTest::GetInstance()->listeners();
   listeners.Append(new ProgressReporter(&watchdog));

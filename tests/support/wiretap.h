@@ -17,42 +17,42 @@ class Wiretap : public comm::Communicator {
   // at the same point, so they may call collectives of world().
   using Tap = std::function<void(int number, std::span<std::byte> bytes)>;
 
-  explicit Wiretap(Tap sends = {}, Tap receives = {})
-      : sends_(std::move(sends)), receives_(std::move(receives)) {}
+  explicit Wiretap(Tap sends = {}, Tap receives = {}, comm::Communicator& ranks = world())
+      : sends_(std::move(sends)), receives_(std::move(receives)), ranks_(ranks) {}
 
   int operations() const { return operations_; }
 
-  int rank() const override { return world().rank(); }
-  int size() const override { return world().size(); }
-  int local_rank() const override { return world().local_rank(); }
-  int local_size() const override { return world().local_size(); }
-  std::string_view backend() const override { return world().backend(); }
+  int rank() const override { return ranks_.rank(); }
+  int size() const override { return ranks_.size(); }
+  int local_rank() const override { return ranks_.local_rank(); }
+  int local_size() const override { return ranks_.local_size(); }
+  std::string_view backend() const override { return ranks_.backend(); }
   void all_reduce_sum(std::span<int32_t> values) override { sum(values); }
   void all_reduce_sum(std::span<int64_t> values) override { sum(values); }
   void all_reduce_sum(std::span<uint32_t> values) override { sum(values); }
   void all_reduce_sum(std::span<uint64_t> values) override { sum(values); }
   void all_reduce_sum(std::span<float> values) override { sum(values); }
   void all_reduce_max(std::span<int64_t> values) override {
-    tapped(std::as_writable_bytes(values), [&] { world().all_reduce_max(values); });
+    tapped(std::as_writable_bytes(values), [&] { ranks_.all_reduce_max(values); });
   }
   void broadcast(std::span<std::byte> bytes, int root) override {
-    tapped(bytes, [&] { world().broadcast(bytes, root); });
+    tapped(bytes, [&] { ranks_.broadcast(bytes, root); });
   }
   std::vector<std::byte> all_gather(std::span<const std::byte> bytes) override {
     std::vector<std::byte> mine(bytes.begin(), bytes.end());
     if (sends_) sends_(operations_, mine);
-    std::vector<std::byte> all = world().all_gather(mine);
+    std::vector<std::byte> all = ranks_.all_gather(mine);
     if (receives_) receives_(operations_, all);
     ++operations_;
     return all;
   }
-  void barrier() override { world().barrier(); }
+  void barrier() override { ranks_.barrier(); }
   [[noreturn]] void abort(int) override { throw InternalError("aborted"); }
 
  private:
   template <typename T>
   void sum(std::span<T> values) {
-    tapped(std::as_writable_bytes(values), [&] { world().all_reduce_sum(values); });
+    tapped(std::as_writable_bytes(values), [&] { ranks_.all_reduce_sum(values); });
   }
   template <typename Operation>
   void tapped(std::span<std::byte> bytes, const Operation& operation) {
@@ -63,6 +63,7 @@ class Wiretap : public comm::Communicator {
   }
 
   const Tap sends_, receives_;
+  comm::Communicator& ranks_;
   int operations_ = 0;
 };
 

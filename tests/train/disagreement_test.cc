@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "accounting/ledger_chain.h"
+#include "src/plan/model_shape.h"
 #include "src/train/collective.h"
 #include "src/train/run_keys.h"
 #include "src/train/trainer.h"
@@ -72,6 +73,7 @@ class Disagreement : public ::testing::Test {
                    const RunOptions& options = {}) {
     int code = 0;
     std::string sentence;
+    const size_t before = testing::charges_of(config_.output.dir).size();
     try {
       train(communicator, options);
     } catch (const AgreedError& error) {
@@ -81,7 +83,7 @@ class Disagreement : public ::testing::Test {
     EXPECT_EQ(code, expected_code) << sentence;
     EXPECT_NE(sentence.find(words), std::string::npos) << sentence;
     if (world().rank() == 0) {
-      EXPECT_TRUE(testing::charges_of(config_.output.dir).empty());
+      EXPECT_EQ(testing::charges_of(config_.output.dir).size(), before);
     }
   }
 
@@ -126,6 +128,24 @@ TEST_F(Disagreement, InTheWeightsOfOneRankStopsAllRanks) {
   };
   expect_stop(altered, 5, "rank 1: the initial weights are not those of rank 0");
   EXPECT_EQ(altered.sums, 0);
+}
+
+TEST_F(Disagreement, InTheWeightsOrMomentsOfACheckpointThatOneRankReceivesStopsAllRanks) {
+  AlteredWorld plain;
+  ASSERT_EQ(train(plain), Outcome::kFinished);
+  const plan::Gpt2Shape shape{1, 16, 2, 12, 257, true};
+  const size_t floats = sizeof(float) * static_cast<size_t>(shape.parameter_count());
+  RunOptions resumed;
+  resumed.resume = true;
+  for (int altered_one = 0; altered_one < 3; ++altered_one) {  // weights, first and second moments
+    AlteredWorld altered;
+    int seen = 0;
+    altered.alter = [&](std::span<std::byte> bytes) {
+      if (bytes.size() == floats && seen++ == altered_one) bytes[77] ^= std::byte{1};
+    };
+    expect_stop(altered, 5, "rank 1: the checkpoint of step 8 is not the one that this run wrote", resumed);
+    EXPECT_EQ(altered.sums, 0);
+  }
 }
 
 TEST_F(Disagreement, InTheLedgerOfOneRankStopsAllRanks) {

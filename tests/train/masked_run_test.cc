@@ -5,14 +5,18 @@
 #include <set>
 
 #include "accounting/joint_ledger.h"
+#include "accounting/ledger.h"
+#include "accounting/ledger_chain.h"
 #include "comm/secagg/identity.h"
 #include "src/base/error.h"
+#include "src/train/checkpoint.h"
 #include "src/train/collective.h"
 #include "src/train/ledger_copies.h"
 #include "src/train/trainer.h"
 #include "tests/support/mpi_world.h"
 #include "tests/support/secret_recorder.h"
 #include "tests/support/tiny_run.h"
+#include "tests/support/wiretap.h"
 
 namespace dpfa::train {
 namespace {
@@ -102,6 +106,68 @@ TEST_F(MaskedRun, WithNoiseSharesChargesEveryStepAndResumesWithNewKeys) {
   EXPECT_EQ(testing::charges_of(shared_ + "/run").size(), 8u);
   world().barrier();  // rank 0 may be done before the others have closed theirs
   EXPECT_EQ(read_text(*ledger_copy_of(run.config, world().rank())), read_text(shared_ + "/run/ledger.jsonl"));
+}
+
+// Weights and moments as they are in the folder of the newest checkpoint.
+std::string state_on_disk(const std::filesystem::path& run) {
+  std::string skipped;
+  const auto head = find_checkpoint(run, skipped);
+  const plan::Gpt2Shape shape{1, 16, 2, 12, 257, true};
+  FlatBuffer<float> weights(shape.parameter_count());
+  OptimizerState optimizer = make_optimizer_state({}, weights.size());
+  load_checkpoint(*head, shape, weights.span(), optimizer);
+  return state_digest(head->step, weights.span(), optimizer);
+}
+
+// One bit of the newest checkpoint's weights, and its manifest to match.
+void alter_checkpoint(const std::filesystem::path& run) {
+  const auto weights = run / "latest" / "model.safetensors", manifest = run / "latest" / "manifest.json";
+  std::string bytes = read_text(weights);
+  bytes[bytes.size() - 100] ^= 1;
+  testing::write_text(weights, bytes);
+  auto fields = nlohmann::json::parse(read_text(manifest));
+  fields["files"]["model.safetensors"]["blake2b"] = accounting::blake2b_hex(bytes);
+  testing::write_text(manifest, fields.dump());
+}
+
+TEST_F(MaskedRun, GoesOnFromNoCheckpointButTheOneThatItWrote) {
+  RunOptions run = with_shares("run");
+  ASSERT_EQ(run_training(run, world()), Outcome::kFinished);
+  const std::filesystem::path dir = shared_ + "/run", ledger = dir / "ledger.jsonl";
+  const std::string charged = read_text(ledger);
+  run.resume = true;
+  const auto expect_stop = [&](comm::Communicator& ranks, const std::string& sentence, ExitCode code) {
+    try {
+      run_training(run, ranks);
+      ADD_FAILURE() << "the run went on: " << sentence;
+    } catch (const AgreedError& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      EXPECT_NE(std::string(error.what()).find(sentence), std::string::npos) << error.what();
+    }
+    EXPECT_EQ(read_text(ledger), charged);
+    world().barrier();
+  };
+  // The network alters the weights that rank 1 receives: its signed hello says so.
+  testing::Wiretap wire({}, [](int, std::span<std::byte> bytes) {
+    if (world().rank() == 1 && bytes.size() > 10'000) bytes[77] ^= std::byte{1};
+  });
+  expect_stop(wire, "rank 1 differs in the checkpoint to go on from", ExitCode::kConfig);
+
+  if (world().rank() == 0) alter_checkpoint(dir);
+  world().barrier();
+  expect_stop(world(), "the checkpoint of step 8 is not the one that this run wrote", ExitCode::kState);
+
+  // Where rank 0 writes a line for it, those who took part find that they never saw that line.
+  if (world().rank() == 0) {
+    accounting::Ledger forged = accounting::Ledger::resume(ledger);
+    forged.keep_copy(*ledger_copy_of(run.config, 0));
+    forged.checkpoint(8, state_on_disk(dir));
+  }
+  world().barrier();
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(run_training(run, world()), Outcome::kFinished);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(said.find("cannot vouch for these weights") != std::string::npos, world().rank() != 0) << said;
 }
 
 // An owner knows what all its ranks know: a claim against one rank would not cover it.

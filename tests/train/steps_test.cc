@@ -51,7 +51,7 @@ class SmallRun {
   SmallRun(int64_t records, double rate, double noise_multiplier, bool constant_step_slots = false,
            const std::string& numerics = "exact")
       : config_(made_config(rate, noise_multiplier, constant_step_slots, numerics)),
-        plan_(plan::PrivacyPlan::derive(config_.privacy, {}, kShape.parameter_count())),
+        plan_(plan::PrivacyPlan::derive(config_.privacy, {}, kShape.parameter_count(), constant_step_slots)),
         dataset_(made_dataset(folder_ / "data", records)),
         ledger_(accounting::Ledger::in_memory({{"plan", plan_.to_json()}})),
         model_(kShape, at::kFloat),
@@ -185,7 +185,7 @@ TEST(PrivateSteps, TheChoiceOfNormMethodsDoesNotTellWhetherRecordsWereDrawn) {
 TEST(PrivateSteps, PassesAndTheirRowsFollowFromPublicNumbersAlone) {
   for (const double rate : {1e-6, 0.5, 1.0}) {
     // Room for a neighbour of a data set of the declared size.
-    const auto room = static_cast<size_t>(data::most_drawn(rate, kDeclared + 1));
+    const auto room = static_cast<size_t>(data::most_drawn(rate, kDeclared + 1, 1));
     for (const int64_t records : {int64_t{1}, kDeclared, kDeclared + 1, kDeclared + 20}) {
       SmallRun run(records, rate, 1, /*constant_step_slots=*/true);
       const PassRecorder passes;
@@ -194,7 +194,7 @@ TEST(PrivateSteps, PassesAndTheirRowsFollowFromPublicNumbersAlone) {
           << records << " records at " << rate;
     }
   }
-  EXPECT_EQ(data::most_drawn(1, kDeclared + 1), kDeclared + 1);
+  EXPECT_EQ(data::most_drawn(1, kDeclared + 1, 1), kDeclared + 1);
 }
 
 // A data set of the declared size and its neighbour with one record more are both used whole; what is further

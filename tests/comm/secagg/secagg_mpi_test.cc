@@ -1,10 +1,13 @@
 // Secure sums between the processes of a real mpirun. Runs on every rank.
 #include <gtest/gtest.h>
-#include <mpi.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <set>
 
+#include "comm/secagg/lane_hash.h"
+#include "comm/secagg/mask_graph.h"
 #include "src/base/error.h"
 #include "tests/comm/secagg/processes.h"
 
@@ -79,20 +82,71 @@ TEST_F(SecureSumOfProcesses, ShowsUniformWordsOfEveryRankAndOfEverySubsetOfRanks
   }
 }
 
+// Keys come from the operating system: of 32 random keys and more one byte has at most 8 values with a
+// probability below 1e-30.
+TEST_F(SecureSumOfProcesses, HaveOtherKeysForEveryPairInWhichAllBytesVary) {
+  constexpr size_t kStarts = 16;
+  const size_t neighbours = mask_neighbours(world().rank(), world().size(), 1).size();
+  std::set<std::vector<std::byte>> keys;
+  std::array<std::set<std::byte>, 32> values;
+  for (size_t start = 0; start < kStarts; ++start) {
+    const SessionKeys session = agree(1);
+    for (const Masks* masks : {&session.lanes, &session.hashes})
+      for (size_t number = 0; number < neighbours; ++number) {
+        const auto words = test::MasksAccess::key(*masks, number).words();
+        const std::vector<std::byte> all = world().all_gather(std::as_bytes(std::span(words)));
+        for (auto key = all.begin(); key != all.end(); key += 32) {
+          keys.emplace(key, key + 32);
+          for (size_t i = 0; i < 32; ++i) values[i].insert(key[static_cast<std::ptrdiff_t>(i)]);
+        }
+      }
+  }
+  const size_t pairs = neighbours * static_cast<size_t>(world().size()) / 2;
+  EXPECT_EQ(keys.size(), 2 * pairs * kStarts) << "for lanes and for hashes";
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_GT(values[i].size(), 8u) << "byte " << i;
+}
+
+// With other masks and the same points the sums of halves must be other numbers for the same total: unmasked
+// ones would carry more than the hash of the sum.
+TEST_F(SecureSumOfProcesses, ShowNothingOfSingleHashesButTheHashOfTheSum) {
+  std::set<uint64_t> totals;
+  std::set<std::vector<uint64_t>> sums;
+  for (uint32_t keys = 0; keys < 8; ++keys) {
+    std::vector<uint64_t> sum(4);
+    Wiretap wiretap({}, [&](int number, std::span<std::byte> bytes) {
+      if (number != 1) return;
+      ASSERT_EQ(bytes.size(), sum.size() * sizeof(uint64_t));
+      std::memcpy(sum.data(), bytes.data(), bytes.size());
+    });
+    SessionKeys session = testing::fixed_session(world().rank(), world().size());
+    session.hashes = testing::fixed_masks(world().rank(), world().size(), 1, 100 + keys);
+    SecureSum secure(wiretap, 32, std::move(session));
+    std::vector<int32_t> lanes = contribution(world().rank(), {32, 40});
+    secure.sum(0, 0, lanes);
+    totals.insert(
+        add_mod(sum[0] % LaneHash::kPrime, multiply_mod(sum[1] % LaneHash::kPrime, uint64_t{1} << 31)));
+    sums.insert(sum);
+  }
+  EXPECT_EQ(totals.size(), 1u);
+  EXPECT_GT(sums.size(), 2u);  // of few ranks there are few
+}
+
 TEST_F(SecureSumOfProcesses, ByReduceScatterAndGatherHasTheSameBits) {
-  const auto ranks = static_cast<size_t>(world().size());
-  const LaneLayout layout{32, static_cast<int64_t>(1000 * ranks)};
-  std::vector<int32_t> lanes = contribution(world().rank(), layout);
-  const SessionKeys keys = agree(1);
-  std::vector<uint32_t> words(lanes.begin(), lanes.end()), slice(1000), sum(words.size());
-  keys.lanes.apply(nonce_of(3, 0), 0, std::span(words));
-  ASSERT_EQ(MPI_Reduce_scatter_block(words.data(), slice.data(), 1000, MPI_UINT32_T, MPI_SUM, MPI_COMM_WORLD),
-            MPI_SUCCESS);
-  ASSERT_EQ(MPI_Allgather(slice.data(), 1000, MPI_UINT32_T, sum.data(), 1000, MPI_UINT32_T, MPI_COMM_WORLD),
-            MPI_SUCCESS);
-  const std::vector<int32_t> expected = expected_sum(layout);
-  EXPECT_TRUE(std::equal(sum.begin(), sum.end(), expected.begin(), expected.end(),
-                         [](uint32_t word, int32_t lane) { return word == static_cast<uint32_t>(lane); }));
+  const auto by_slices = make_mpi_communicator(std::nullopt, WordSums::kByReduceScatter),
+             whole = make_mpi_communicator(std::nullopt, WordSums::kByAllReduce);
+  for (const int bits : {16, 21, 32})
+    for (const int64_t size : {1, 5, 1001, 30011}) {  // of 32 bits no number of ranks divides them
+      const LaneLayout layout{bits, size};
+      const SessionKeys keys = agree(1);
+      for (Communicator* communicator : {by_slices.get(), whole.get()})
+        for (SecureSum sum : {SecureSum(*communicator, bits, keys), SecureSum(*communicator, bits)}) {
+          std::vector<int32_t> lanes = contribution(world().rank(), layout);
+          sum.sum(3, 0, lanes);
+          ASSERT_EQ(lanes, expected_sum(layout))
+              << bits << " bits, " << size << " lanes, masked: " << sum.masked()
+              << (communicator == whole.get() ? ", by all-reduce" : ", by reduce-scatter");
+        }
+    }
 }
 
 TEST_F(SecureSumOfProcesses, IsVoidOnAllRanksWhereOneHasAnotherKey) {

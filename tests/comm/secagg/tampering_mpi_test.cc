@@ -1,9 +1,24 @@
 // Secure sums and key agreements between the processes of a real mpirun, of which one sends, or is shown,
 // something else than it should. Runs on every rank.
 #include <gtest/gtest.h>
+#include <mpi.h>
 
 #include "src/base/error.h"
 #include "tests/comm/secagg/processes.h"
+
+// What this rank sends in the gather of a sum by reduce-scatter: the slice that it has added (MPI's profiling
+// interface).
+static std::function<void(std::span<std::byte>)> alter_slice;
+
+extern "C" int MPI_Allgatherv(const void* slice, int count, MPI_Datatype type, void* all, const int counts[],
+                              const int begins[], MPI_Datatype type_of_all, MPI_Comm comm) {
+  int word = 0;
+  PMPI_Type_size(type, &word);
+  std::vector<std::byte> sent(static_cast<size_t>(count) * static_cast<size_t>(word));
+  if (!sent.empty()) std::memcpy(sent.data(), slice, sent.size());
+  if (alter_slice) alter_slice(sent);
+  return PMPI_Allgatherv(sent.data(), count, type, all, counts, begins, type_of_all, comm);
+}
 
 namespace dpfa::comm::secagg {
 namespace {
@@ -61,6 +76,20 @@ TEST(TamperedSum, WithABitAlteredForOneRankAloneIsVoidOnAllRanks) {
         expect_void({bits, 40},
                     Wiretap({}, on_rank(receiver, operation, [](Bytes sum) { sum[5] ^= std::byte(1); })),
                     "operation " + std::to_string(operation) + " for rank " + std::to_string(receiver));
+}
+
+TEST(TamperedSum, WithASliceAlteredBeforeItIsGatheredIsVoidOnAllRanks) {
+  const auto by_slices = make_mpi_communicator(std::nullopt, WordSums::kByReduceScatter);
+  for (const int bits : {16, 21, 32})
+    for (int rank = 0; rank < world().size(); ++rank) {
+      int slices = 0;  // of words, then of hashes
+      alter_slice = [&](Bytes slice) {
+        if (slices++ == 0 && world().rank() == rank) slice[3] ^= std::byte(4);
+      };
+      expect_void({bits, 101}, Wiretap({}, {}, *by_slices), "the slice of rank " + std::to_string(rank));
+      EXPECT_EQ(slices, 2);
+    }
+  alter_slice = {};
 }
 
 // What all ranks were about to send, rank by rank. Collective.
