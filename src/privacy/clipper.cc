@@ -129,6 +129,8 @@ model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double
 Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods,
                  bool constant_work)
     : plan_(plan), model_(model), constant_work_(constant_work) {
+  DPFA_CHECK(plan.numerics() == "exact" || !model.execution().recompute_layers,
+             "layers that are recomputed have no route of numerics = ", plan.numerics());
   methods.constant_work = constant_work && !DPFA_PLANT("excluded_records_cost_nothing");
   route_ = plan.numerics() == "exact" ? kernels::make_exact_route(methods.constant_work)
                                       : kernels::make_gram_route(std::move(methods));

@@ -28,7 +28,8 @@ namespace dpfa::privacy {
 
 class Clipper {
  public:
-  // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32.
+  // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32,
+  // which a model that recomputes its layers has no route for: InternalError.
   // `constant_work`: padding, records that are excluded and empty slots take the work of a whole record that
   // counts, and what is excluded adds zeros: neither lengths nor tokens nor what is left out change the work.
   // Not with method gram (kernels/norm_route.h).

@@ -269,13 +269,50 @@ TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
     refused([&](Config& c) { gram(c), c.privacy.numerics = numerics; }, kConfig, "norm_method = gram");
     refused([&](Config& c) { constant(c), c.privacy.numerics = numerics; }, kConfig, "");
   }
-  refused(gram, kConfig, "");
   const auto masked = [](Config& c) { c.aggregation.mode = "masked"; };
   refused(masked, kConfig, "needs aggregation.allow_list and aggregation.identity");
   refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list"; }, kConfig, "aggregation.identity");
   refused(masked, kConfig, "", /*dry_run=*/true);
   refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list", c.aggregation.identity = "key"; },
           kConfig, "");
+}
+
+// What would do nothing, or cost noise for nothing; a baseline is refused what the private run is.
+TEST(Claims, AJobWithSettingsOfNormsThatWouldDoNothingIsRefused) {
+  const auto refusal = [](const std::string& numerics, const RuntimeConfig& runtime) -> std::string {
+    std::string words[2];
+    for (const bool enabled : {true, false}) {
+      Config config;
+      config.privacy = given_noise();
+      config.privacy.numerics = numerics;
+      config.privacy.enabled = enabled;
+      config.runtime = runtime;
+      try {
+        check_job(config, /*ranks=*/1, /*dry_run=*/false);
+      } catch (const ConfigError& error) {
+        words[enabled] = error.what();
+      }
+    }
+    EXPECT_EQ(words[0], words[1]);
+    return words[1];
+  };
+  const auto expect = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
+  };
+  for (const std::string method : {"gram", "direct", "materialise"}) {
+    expect(refusal("exact", {.norm_method = method}), "runtime.norm_method = " + method);
+    expect(refusal("auto", {.recompute = "layer", .norm_method = method}), "recompute = layer");
+    expect(refusal("fp32", {.norm_method = method, .norm_memory_mib = 5}), "take one of them out");
+    for (const std::string numerics : {"fp32", "auto"})
+      EXPECT_EQ(refusal(numerics, {.norm_method = method}), "");
+  }
+  expect(refusal("exact", {.norm_memory_mib = 5}), "runtime.norm_memory_mib = 5");
+  expect(refusal("auto", {.recompute = "layer", .norm_memory_mib = 5}), "runtime.norm_memory_mib = 5");
+  expect(refusal("fp32", {.recompute = "layer"}), "set numerics = exact or recompute = none");
+  for (const std::string numerics : {"fp32", "auto"})
+    EXPECT_EQ(refusal(numerics, {.norm_memory_mib = 5}), "");
+  for (const std::string numerics : {"exact", "auto"})
+    EXPECT_EQ(refusal(numerics, {.recompute = "layer"}), "");
 }
 
 TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
