@@ -15,7 +15,6 @@ using kernels::MatrixShape;
 using kernels::NormMethod;
 
 constexpr int64_t kMadeUpBytes = int64_t{256} << 20, kMadeUpExamples = 32;
-constexpr double kNever = 1e9;
 
 std::string method_name(NormChoice choice) {
   switch (choice) {
@@ -101,7 +100,6 @@ void log_choice(std::span<const MatrixShape> shapes, std::span<const NormMethod>
 
 double method_seconds(kernels::ExampleKernels& kernels, at::Device device, const MatrixShape& shape,
                       NormMethod method, int measurements) {
-  if (method == NormMethod::kGram && !kernels.has_gram_norms()) return kNever;
   c10::InferenceMode guard;
   MadeUpMatrix matrix(kernels, device, shape, method);
   matrix.seconds_per_example(measurements);
@@ -120,6 +118,7 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes, int6
       .method = method_name(settings.norms),
       .budget_bytes = settings.budget_bytes,
       .most_examples = kMadeUpExamples,
+      .gram_norms = kernels.has_gram_norms(),
       .machine =
           kernels.name() +
           (settings.measurements > 1 ? "/measured" + std::to_string(settings.measurements) : std::string()),

@@ -128,7 +128,10 @@ model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double
 
 Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods,
                  bool constant_work)
-    : plan_(plan), model_(model), constant_work_(constant_work) {
+    : plan_(plan),
+      model_(model),
+      constant_work_(constant_work),
+      measures_methods_(plan.numerics() == "fp32" && methods.method == "auto") {
   DPFA_CHECK(plan.numerics() == "exact" || !model.execution().recompute_layers,
              "layers that are recomputed have no route of numerics = ", plan.numerics());
   methods.constant_work = constant_work && !DPFA_PLANT("excluded_records_cost_nothing");
@@ -144,7 +147,7 @@ bool Clipper::skips_padding() const {
 }
 
 void Clipper::choose_methods(int64_t slots, int64_t context) {
-  if (plan_.numerics() == "exact") return;
+  if (!measures_methods_) return;
   DiscardSink unread;
   accumulate_into(data::made_up_microbatch(slots, context, model_.shape().vocab), nullptr, unread);
 }

@@ -37,9 +37,9 @@ class Clipper {
           bool constant_work = false);
   ~Clipper();
 
-  // numerics = fp32: chooses, by a pass over made-up tokens, how the norms of microbatches of this shape are
-  // measured. To be called before the first draw, on every rank: what it measures, keeps in the user's cache
-  // and prints would otherwise tell when the first record was drawn.
+  // Where methods are chosen by measurement: chooses, by a pass over made-up tokens, how the norms of
+  // microbatches of this shape are measured. To be called before the first draw, on every rank: what it
+  // measures, keeps in the user's cache and prints would otherwise tell when the first record was drawn.
   void choose_methods(int64_t slots, int64_t context);
 
   // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied). `room`:
@@ -71,7 +71,7 @@ class Clipper {
   const plan::PrivacyPlan& plan_;
   model::Gpt2& model_;
   std::unique_ptr<kernels::NormRoute> route_;
-  bool constant_work_;
+  bool constant_work_, measures_methods_;
 };
 
 // Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.
