@@ -25,15 +25,6 @@ bool are_times(std::span<const double> seconds) {
   return std::all_of(seconds.begin(), seconds.end(), [](double s) { return std::isfinite(s) && s > 0; });
 }
 
-// "12 x T64/768x2304/fp32 gram; ..."
-std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods) {
-  std::map<std::string, int64_t> counts;
-  for (size_t k = 0; k < shapes.size(); ++k) ++counts[shapes[k].key() + " " + to_string(methods[k])];
-  std::ostringstream text;
-  for (const auto& [what, count] : counts) text << ' ' << count << " x " << what << ';';
-  return text.str();
-}
-
 }  // namespace
 
 std::string to_string(NormMethod method) {
@@ -72,6 +63,14 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
     budget_bytes -= bytes[k];
   }
   return methods;
+}
+
+std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods) {
+  std::map<std::string, int64_t> counts;
+  for (size_t k = 0; k < shapes.size(); ++k) ++counts[shapes[k].key() + " " + to_string(methods[k])];
+  std::ostringstream text;
+  for (const auto& [what, count] : counts) text << ' ' << count << " x " << what << ';';
+  return text.str();
 }
 
 std::string this_processor() { return processor_name() + "/threads" + std::to_string(omp_get_max_threads()); }

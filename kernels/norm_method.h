@@ -50,6 +50,9 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        std::span<const MethodSeconds> seconds, int64_t examples,
                                        int64_t budget_bytes);
 
+// What a log says of a choice: " 12 x T64/768x2304/fp32 gram; 12 x ...;".
+std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods);
+
 // What times are kept under where a processor measures: its name and the number of threads.
 std::string this_processor();
 

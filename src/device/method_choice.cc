@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
-#include <map>
-#include <utility>
 
 namespace dpfa::device {
 namespace {
@@ -86,16 +84,6 @@ class MadeUpMatrix {
   at::Tensor input_, output_gradient_, selected_, squares_, scales_, sum_;
 };
 
-void log_choice(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods,
-                const MethodSettings& settings, const std::string& machine) {
-  std::map<std::pair<std::string, NormMethod>, int64_t> counts;
-  for (size_t k = 0; k < shapes.size(); ++k) ++counts[{shapes[k].key(), methods[k]}];
-  for (const auto& [what, count] : counts)
-    settings.log("gradient norms of " + std::to_string(count) + " x " + what.first + " on " + machine + ": " +
-                 to_string(what.second) +
-                 (settings.norms == NormChoice::kMeasured ? ", by measurement" : ", as asked for"));
-}
-
 }  // namespace
 
 double method_seconds(kernels::ExampleKernels& kernels, at::Device device, const MatrixShape& shape,
@@ -127,7 +115,10 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes, int6
       methods_of(std::move(kept_in_type), examples, choice, [&](const MatrixShape& shape, NormMethod method) {
         return method_seconds(kernels, device, shape, method, settings.measurements);
       });
-  if (settings.log) log_choice(shapes, methods, settings, choice.machine);
+  if (settings.log)
+    settings.log("gradient norms on " + choice.machine +
+                 (settings.norms == NormChoice::kMeasured ? ", by measurement:" : ", as asked for:") +
+                 kernels::summary(shapes, methods));
   return methods;
 }
 

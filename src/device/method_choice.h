@@ -26,7 +26,7 @@ struct MethodSettings {
   int measurements = 1;             // of each norm; 2 where layers are recomputed (clipped_step.h)
   int64_t budget_bytes = 0;         // for kept gradients; 0: those of one example
   std::filesystem::path file = {};  // of times; empty: nothing is kept between runs
-  std::function<void(const std::string&)> log = {};  // takes a line for each shape and its method
+  std::function<void(const std::string&)> log = {};  // takes a line for each choice
 };
 
 // The method of each matrix, for microbatches of `examples` examples. A gradient is kept in the operands'

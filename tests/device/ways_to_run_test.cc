@@ -41,7 +41,7 @@ TEST(ClippedStep, MethodsAreMeasuredOnceForEachShapeOfMicrobatch) {
                   kernels::kGramSlack * ClippedStepAccess::norm(direct.step, b));
   }
   EXPECT_EQ(again, 2);
-  EXPECT_GE(lines.size(), 10u);  // five shapes of matrices
+  EXPECT_EQ(lines.size(), 2u);
 }
 
 // bf16: an example adds the rounded numbers that its norm is of, whatever the rounding made of them.
