@@ -15,7 +15,6 @@
 #include "src/model/gpt2_io.h"
 #include "src/plan/claims.h"
 #include "src/privacy/agreement.h"
-#include "src/privacy/clipper.h"
 #include "src/train/collective.h"
 #include "src/train/mask_keys.h"
 #include "src/train/run_data.h"
@@ -156,18 +155,14 @@ void print_statement(const RunSetup& setup, const RunOptions& options, bool whol
   if (whole) std::cout << setup.plan->statement(facts_of(setup, options)) << std::flush;
 }
 
-// May differ between ranks: no record's contribution depends on the others of its pass.
+// May differ between ranks: no record's contribution depends on the others of its pass, which the steps test.
 int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
   if (setup.config.runtime.constant_step_slots) return 1;  // a pass holds a record or none
   const int64_t configured = setup.config.runtime.microbatch_size;
-  if (configured == 0) {
-    const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
-    return best_microbatch_size(*setup.plan, setup.config.runtime, *setup.model, setup.context,
-                                std::clamp<int64_t>(share, 1, kLargestMicrobatch));
-  }
-  if (!setup.plan->is_private()) return configured;
-  privacy::Clipper clipper(*setup.plan, *setup.model, norm_methods(setup.config.runtime, setup.context));
-  return may_share_passes(clipper, configured, setup.context) ? configured : 1;
+  if (configured > 0) return configured;
+  const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
+  return best_microbatch_size(*setup.plan, setup.config.runtime, *setup.model, setup.context,
+                              std::clamp<int64_t>(share, 1, kLargestMicrobatch));
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ struct RunSetup {
   FlatBuffer<float> weights;
   std::unique_ptr<model::Gpt2> model;
   std::optional<CheckpointHead> checkpoint;  // to resume from; on rank 0
-  int64_t microbatch_size = 1;
+  int64_t microbatch_size = 1;               // that is asked for or fastest; steps.h: what a run takes
 };
 
 // On a dry run: prints the privacy statement on rank 0 and prepares nothing further.

@@ -114,6 +114,7 @@ class PrivateSteps final : public Steps {
   }
 
   OptimizerState& optimizer_state() override { return optimizer_.state(); }
+  int64_t records_per_pass() const override { return c_.microbatch_size; }
   std::optional<double> last_training_loss() const override { return std::nullopt; }
 
  private:
@@ -183,6 +184,7 @@ class BaselineSteps final : public Steps {
   }
 
   OptimizerState& optimizer_state() override { return optimizer_.state(); }
+  int64_t records_per_pass() const override { return c_.microbatch_size; }
   std::optional<double> last_training_loss() const override { return training_loss_; }
 
  private:
