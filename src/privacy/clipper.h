@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -55,11 +56,15 @@ class Clipper {
                                                        std::vector<double>* losses = nullptr);
 
   // Whether an example has the same bits (norm, factor, contribution) whatever its slot of `slots`, its
-  // neighbours and the lengths before it, on made-up tokens, at `context` tokens and the current weights;
-  // with numerics = exact also in a pass of its own, so that the size of microbatches changes nothing either
-  // (fp32: norm_method.h may measure norms in another way for another number of slots). Always true for one
-  // slot.
-  bool self_test(int64_t slots, int64_t context);
+  // neighbours and the lengths before it, on made-up tokens, at the current weights and with dropout of the
+  // run's rate; with numerics = exact also in a pass of its own, so that the size of microbatches changes
+  // nothing either (fp32: norm_method.h may measure norms in another way for another number of slots).
+  // Tried are samples of what a run meets, so it is evidence about the kernels that they take and no proof
+  // for others: records of `context` tokens all, one of half as many in front, all of different lengths,
+  // pairs of equal lengths among others (attention takes neighbours of one length together), a lone record in
+  // the last slot. Always true for one slot. `before_pass` is called before each forward pass.
+  bool self_test(int64_t slots, int64_t context, double dropout_rate = 0,
+                 const std::function<void()>& before_pass = {});
 
  private:
   // A model that recomputes its layers: one backward pass to measure, one to add.

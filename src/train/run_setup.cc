@@ -161,7 +161,7 @@ int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
   const int64_t configured = setup.config.runtime.microbatch_size;
   if (configured > 0) return configured;
   const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
-  return best_microbatch_size(*setup.plan, setup.config.runtime, *setup.model, setup.context,
+  return best_microbatch_size(*setup.plan, setup.config, *setup.model, setup.context,
                               std::clamp<int64_t>(share, 1, kLargestMicrobatch));
 }
 

@@ -316,6 +316,23 @@ TEST(Clipper, SelfTestFindsSlotsThatDoNotMatter) {
     }
 }
 
+// Five records make no pair by themselves where one of them stands in front.
+TEST(Clipper, SelfTestTriesPairsOfEqualLengthsAmongOthers) {
+  for (const int64_t slots : {4, 5, 7}) EXPECT_TRUE(Engine({}).clipper().self_test(slots, kTokens)) << slots;
+}
+
+TEST(Clipper, SelfTestTriesManyLengths) {
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const int64_t slots : {3, 5, 40})  // more than kTokens: the last records have one token
+      EXPECT_TRUE(Engine({.numerics = numerics}).clipper().self_test(slots, kTokens)) << numerics << slots;
+}
+
+TEST(Clipper, SelfTestTriesTheDropoutOfTheRun) {
+  for (const std::string numerics : {"exact", "fp32"})
+    EXPECT_TRUE(Engine({.numerics = numerics}).clipper().self_test(3, kTokens, /*dropout_rate=*/0.3))
+        << numerics;
+}
+
 // Later steps may clip what the first does not: the norm itself must not depend on the slot.
 TEST(Clipper, SelfTestSeesTheNormsOfRecordsThatAreNotClipped) {
   Engine engine({.numerics = "fp32", .max_grad_norm = 1e6});
