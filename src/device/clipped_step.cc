@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/norm_route.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 #include "src/device/upload.h"
@@ -15,9 +16,7 @@
 namespace dpfa::device {
 namespace {
 
-// One contribution moves a coordinate by at most 2^23 (1 + slack) + 1 units: so many fit 32 bits.
-constexpr int64_t kFlushEvery =
-    std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + (int64_t{1} << 15) + 1);
+constexpr int64_t kFlushEvery = kernels::kContributionsIn32Bits;
 
 int64_t stride_of(const at::Tensor& rows) {
   DPFA_CHECK(rows.dim() == 2 && rows.stride(1) == 1);

@@ -317,6 +317,24 @@ TEST(IntegerSink, RoundsTheScaledValuesToTheGridAndNeverScalesUp) {
     }
 }
 
+// The grid of a plan is finest, in shares of its clipping norm, just below a power of two.
+TEST(IntegerSink, MovesNoIntegerByMoreThanTheLargest) {
+  for (const double clip : {std::nextafter(2.0, 0.0), std::nextafter(1024.0, 0.0), 1.0, 1.5})
+    for (const double value : {clip * (1 + kGramSlack), 1e4, 1e30}) {
+      std::vector<int32_t> sums(2);
+      IntegerSink sink(sums, std::ilogb(clip) - 22);
+      const float up = static_cast<float>(value), down = -up;
+      const double factor = std::min(1.0, clip * (1 + kGramSlack) / up);
+      sink.add(0, std::span(&up, 1), factor);
+      sink.add(1, std::span(&down, 1), factor);
+      EXPECT_LE(sums[0], kLargestInteger) << clip << ", " << value;
+      EXPECT_GE(sums[1], -kLargestInteger) << clip << ", " << value;
+      if (clip == std::nextafter(2.0, 0.0)) {
+        EXPECT_GT(sums[0], (1 << 23) + 1) << "the slack of fp32 counts";
+      }
+    }
+}
+
 TEST(IntegerSink, AddsZerosWithFactorZeroWhateverTheValues) {
   const std::vector<double> values = {1, -2, kInf, -kInf, kNan, 3e38, 1e-45, 0, 5};
   const std::vector<float> floats(values.begin(), values.end());
