@@ -34,7 +34,8 @@ std::string to_string(NormMethod method) {
 std::string MatrixShape::key() const {
   const char* type = compute == at::kFloat ? "fp32" : compute == at::kBFloat16 ? "bf16" : "fp64";
   std::ostringstream text;
-  text << 'T' << tokens << '/' << inputs << 'x' << outputs << '/' << type << (output_major ? "/out" : "");
+  text << 'T' << tokens << '/' << inputs << 'x' << outputs << '/' << type << (output_major ? "/out" : "")
+       << (tied ? "/tied" : "");
   return text.str();
 }
 
@@ -149,6 +150,7 @@ std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t token
                       linear.input.scalar_type()});
   for (MatrixShape& shape : shapes)
     if (shape.compute == at::kDouble) shape.element_bytes = sizeof(double);
+  if (records.embedding && records.embedding->tied_head) shapes[*records.embedding->tied_head].tied = true;
   return shapes;
 }
 

@@ -35,7 +35,8 @@ struct MatrixShape {
   int64_t examples = 1;
   int64_t kept = 1;  // examples of kMaterialise, whose gradients take memory; 0: it has none to take
   int64_t element_bytes = sizeof(float);  // of a number of a kept gradient
-  std::string key() const;                // "T64/768x3072/fp32", with "/out" for output_major
+  bool tied = false;                      // a token table: the embedding's rows are part of its gradient
+  std::string key() const;                // "T64/768x3072/fp32", with "/out" for output_major, "/tied"
   int64_t gradient_bytes() const { return inputs * outputs * element_bytes; }
 };
 

@@ -266,7 +266,12 @@ const ClippedStep::Methods& ClippedStep::methods_for(const model::Batch& batch) 
   std::vector<kernels::MatrixShape> shapes;
   if (batch.examples > 0 && batch.tokens > 0)
     for (const MatrixParameter& m : matrices)
-      shapes.push_back({batch.tokens, m.inputs, m.outputs, m.output_major, model_.compute()});
+      shapes.push_back({.tokens = batch.tokens,
+                        .inputs = m.inputs,
+                        .outputs = m.outputs,
+                        .output_major = m.output_major,
+                        .compute = model_.compute(),
+                        .tied = m.tied});
   const std::vector<kernels::NormMethod> methods =
       choose_methods(shapes, batch.examples, numbers_.methods, kernels_, model_.device());
   Methods& chosen = methods_[key];

@@ -28,35 +28,42 @@ std::string method_name(NormChoice choice) {
   return "auto";
 }
 
-// A matrix of made-up examples of one length, with all that measuring and adding it reads and writes.
+// A matrix of made-up examples of one length, with all that measuring and adding it reads and writes: of a
+// tied table also the embedding's rows, which are part of its gradient (ClippedStep does the same).
 class MadeUpMatrix {
  public:
   MadeUpMatrix(kernels::ExampleKernels& kernels, at::Device device, const MatrixShape& shape,
                NormMethod method)
       : kernels_(kernels),
+        shape_(shape),
         examples_(std::clamp<int64_t>(kMadeUpBytes / shape.gradient_bytes(), 1,
                                       method == NormMethod::kMaterialise ? shape.kept : shape.examples)),
-        input_(rows(shape, shape.inputs, device)),
-        output_gradient_(rows(shape, shape.outputs, device)),
+        input_(rows(shape.inputs, shape.inputs, device)),
+        // Rows of logits lie at strides of multiples of 64 numbers.
+        output_gradient_(
+            rows(shape.outputs, shape.output_major ? (shape.outputs + 63) / 64 * 64 : shape.outputs, device)),
         selected_(at::ones({examples_}, at::TensorOptions().dtype(at::kByte).device(device))),
         squares_(at::zeros({examples_}, selected_.options().dtype(at::kDouble))),
         scales_(at::ones({examples_}, selected_.options().dtype(at::kFloat))),
         sum_(at::zeros({shape.inputs * shape.outputs}, selected_.options().dtype(at::kInt))) {
-    const std::vector<int64_t> offsets = kernels::equal_offsets(examples_, shape.tokens),
-                               ids(examples_ * shape.tokens);
+    const std::vector<int64_t> offsets = kernels::equal_offsets(examples_, shape.tokens);
+    std::vector<int64_t> ids(examples_ * shape.tokens);
+    for (size_t i = 0; shape.tied && i < ids.size(); ++i) ids[i] = i * 7919 % shape.outputs;
     kernels_.set_examples(offsets, ids);
+    if (shape.tied) make_embedding(device);
     const at::Tensor &left = shape.output_major ? output_gradient_ : input_,
                      &right = shape.output_major ? input_ : output_gradient_;
-    const int64_t inputs = shape.inputs, outputs = shape.outputs;
     const kernels::ExampleMatrix matrix = {left.const_data_ptr(),
                                            left.stride(0),
-                                           shape.output_major ? outputs : inputs,
+                                           left.size(1),
                                            right.const_data_ptr(),
                                            right.stride(0),
-                                           shape.output_major ? inputs : outputs,
+                                           right.size(1),
                                            0,
-                                           method};
+                                           method,
+                                           shape.tied ? embedding_rows_.const_data_ptr<float>() : nullptr};
     kernels_.set_matrices({&matrix, 1});
+    completes_gram_norm_ = shape.tied && method == NormMethod::kGram;
   }
 
   double seconds_per_example(int measurements) {
@@ -64,6 +71,7 @@ class MadeUpMatrix {
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < measurements; ++i) {
       kernels_.gram_norms();
+      if (completes_gram_norm_) complete_gram_norm();
       kernels_.matrix_squares(selected_.const_data_ptr<uint8_t>(), squares_.data_ptr<double>());
     }
     kernels_.add_products(scales_.const_data_ptr<float>(), sum_.data_ptr<int32_t>());
@@ -73,15 +81,42 @@ class MadeUpMatrix {
   }
 
  private:
-  // Rows at strides of multiples of 64 numbers, as those of logits are.
-  at::Tensor rows(const MatrixShape& shape, int64_t columns, at::Device device) const {
-    return at::randn({examples_ * shape.tokens, (columns + 63) / 64 * 64}, at::TensorOptions().device(device))
-        .to(shape.compute);
+  at::Tensor rows(int64_t columns, int64_t stride, at::Device device) const {
+    return at::randn({examples_ * shape_.tokens, stride}, at::TensorOptions().device(device))
+        .to(shape_.compute)
+        .narrow(1, 0, columns);
+  }
+
+  // The rows cost the same for every method: they are made once, and not timed.
+  void make_embedding(at::Device device) {
+    row_gradient_ = rows(shape_.inputs, shape_.inputs, device);
+    embedding_rows_ = at::empty({kernels_.groups(), shape_.inputs}, scales_.options());
+    row_squares_ = at::empty_like(squares_);
+    terms_ = at::empty_like(squares_);
+    magnitudes_ = at::empty_like(squares_);
+    kernels_.embedding_rows(row_gradient_.const_data_ptr(), shape_.inputs, embedding_rows_.data_ptr<float>());
+    kernels_.token_row_squares(embedding_rows_.const_data_ptr<float>(), shape_.inputs,
+                               row_squares_.data_ptr<double>());
+  }
+
+  void complete_gram_norm() {
+    const kernels::TiedTable table = {0,
+                                      row_gradient_.const_data_ptr(),
+                                      input_.const_data_ptr(),
+                                      output_gradient_.const_data_ptr(),
+                                      shape_.inputs,
+                                      output_gradient_.stride(0),
+                                      row_squares_.const_data_ptr<double>()};
+    kernels_.cross_terms(table, terms_.data_ptr<double>(), magnitudes_.data_ptr<double>());
+    kernels_.tied_norm(table, terms_.const_data_ptr<double>(), magnitudes_.const_data_ptr<double>());
   }
 
   kernels::ExampleKernels& kernels_;
+  MatrixShape shape_;
   int64_t examples_;
   at::Tensor input_, output_gradient_, selected_, squares_, scales_, sum_;
+  at::Tensor row_gradient_, embedding_rows_, row_squares_, terms_, magnitudes_;  // of a tied table
+  bool completes_gram_norm_ = false;
 };
 
 }  // namespace

@@ -209,6 +209,22 @@ TEST(AutoMethod, NeitherMeasuresNorChoosesGramNormsForConstantWork) {
   EXPECT_EQ(gram_norms, 1) << "measured although they cannot be chosen";
 }
 
+TEST(AutoMethod, ATiedTableIsMeasuredWithTheRowsOfItsEmbedding) {
+  const std::vector<int64_t> ids(4, 1);
+  GradientRecords records;
+  records.offsets = equal_offsets(2, 2);
+  records.linears.push_back({at::ones({4, 9}), at::ones({4, 11}), 0, true});
+  records.linears.push_back({at::ones({4, 9}), at::ones({4, 11}), 0, true});
+  records.embedding = {ids, at::ones({4, 9}), 0, 99, 1};
+  const std::vector<MatrixShape> shapes = shapes_of(records, 20);
+  EXPECT_EQ(shapes[0].key(), "T20/9x11/fp32/out");
+  EXPECT_EQ(shapes[1].key(), "T20/9x11/fp32/out/tied");
+  for (int m = 0; m < kNormMethods; ++m) {
+    const double seconds = method_seconds(shapes[1], static_cast<NormMethod>(m));
+    EXPECT_TRUE(std::isfinite(seconds) && seconds > 0) << seconds;
+  }
+}
+
 // Every matrix by measurement: the norms are those of any method, and the choice is told.
 TEST(AutoMethod, MeasuresChoosesAndSaysSo) {
   GradientRecords records;
