@@ -79,6 +79,11 @@ void check_job(const Config& config, int64_t ranks, bool dry_run) {
     throw ConfigError(
         "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
         "private step follow from it");
+  if (config.runtime.constant_step_slots && config.runtime.microbatch_size > 1)
+    throw ConfigError(
+        "runtime.microbatch_size = " + std::to_string(config.runtime.microbatch_size) +
+        " does nothing with runtime.constant_step_slots = true, whose passes hold one record or "
+        "none: set it to 0 or 1");
   check_norms(config.privacy.numerics, config.runtime);
   if (config.runtime.constant_step_slots && config.runtime.norm_method == "gram")
     throw ConfigError(

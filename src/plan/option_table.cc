@@ -165,7 +165,8 @@ const std::vector<ConfigOption>& option_table() {
        "noise = shares: most that some sum of lanes leaves its range with in one step"},
 
       {DPFA_KEY(runtime, microbatch_size), count_up_to(255),
-       "records per forward pass; 0: chosen by measurement"},
+       "records per forward pass; 0: chosen by measurement, or one with constant_step_slots, which takes no "
+       "more"},
       {DPFA_KEY(runtime, compute), one_of({"fp32", "bf16"}), "type of the matrix products"},
       {DPFA_KEY(runtime, device), one_of({"cpu"}, {"cuda"}), "where the model runs"},
       {DPFA_KEY(runtime, attention), one_of({"flash", "exact"}),

@@ -264,6 +264,8 @@ TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
   refused([&](Config& c) { constant(c), c.aggregation.colluding_ranks = 1; }, kConfig, "");
   refused([&](Config& c) { constant(c), c.privacy.dataset_size.reset(); }, kConfig, "privacy.dataset_size");
   refused([&](Config& c) { constant(c), c.privacy.enabled = false; }, kConfig, "privacy.enabled");
+  refused([&](Config& c) { constant(c), c.runtime.microbatch_size = 2; }, kConfig, "microbatch_size = 2");
+  refused([&](Config& c) { constant(c), c.runtime.microbatch_size = 1; }, kConfig, "");
   const auto gram = [&](Config& c) { constant(c), c.runtime.norm_method = "gram"; };
   for (const std::string numerics : {"fp32", "auto"}) {  // what is measured must not decide about a refusal
     refused([&](Config& c) { gram(c), c.privacy.numerics = numerics; }, kConfig, "norm_method = gram");
