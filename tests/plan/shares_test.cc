@@ -281,14 +281,17 @@ TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
 
 // What would do nothing, or cost noise for nothing; a baseline is refused what the private run is.
 TEST(Claims, AJobWithSettingsOfNormsThatWouldDoNothingIsRefused) {
-  const auto refusal = [](const std::string& numerics, const RuntimeConfig& runtime) -> std::string {
+  const auto refusal = [](const std::string& numerics, const std::string& recompute,
+                          const std::string& norm_method, int64_t norm_memory_mib) -> std::string {
     std::string words[2];
     for (const bool enabled : {true, false}) {
       Config config;
       config.privacy = given_noise();
       config.privacy.numerics = numerics;
       config.privacy.enabled = enabled;
-      config.runtime = runtime;
+      config.runtime.recompute = recompute;
+      config.runtime.norm_method = norm_method;
+      config.runtime.norm_memory_mib = norm_memory_mib;
       try {
         check_job(config, /*ranks=*/1, /*dry_run=*/false);
       } catch (const ConfigError& error) {
@@ -302,19 +305,16 @@ TEST(Claims, AJobWithSettingsOfNormsThatWouldDoNothingIsRefused) {
     EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
   };
   for (const std::string method : {"gram", "direct", "materialise"}) {
-    expect(refusal("exact", {.norm_method = method}), "runtime.norm_method = " + method);
-    expect(refusal("auto", {.recompute = "layer", .norm_method = method}), "recompute = layer");
-    expect(refusal("fp32", {.norm_method = method, .norm_memory_mib = 5}), "take one of them out");
-    for (const std::string numerics : {"fp32", "auto"})
-      EXPECT_EQ(refusal(numerics, {.norm_method = method}), "");
+    expect(refusal("exact", "none", method, 0), "runtime.norm_method = " + method);
+    expect(refusal("auto", "layer", method, 0), "recompute = layer");
+    expect(refusal("fp32", "none", method, 5), "take one of them out");
+    for (const std::string numerics : {"fp32", "auto"}) EXPECT_EQ(refusal(numerics, "none", method, 0), "");
   }
-  expect(refusal("exact", {.norm_memory_mib = 5}), "runtime.norm_memory_mib = 5");
-  expect(refusal("auto", {.recompute = "layer", .norm_memory_mib = 5}), "runtime.norm_memory_mib = 5");
-  expect(refusal("fp32", {.recompute = "layer"}), "set numerics = exact or recompute = none");
-  for (const std::string numerics : {"fp32", "auto"})
-    EXPECT_EQ(refusal(numerics, {.norm_memory_mib = 5}), "");
-  for (const std::string numerics : {"exact", "auto"})
-    EXPECT_EQ(refusal(numerics, {.recompute = "layer"}), "");
+  expect(refusal("exact", "none", "auto", 5), "runtime.norm_memory_mib = 5");
+  expect(refusal("auto", "layer", "auto", 5), "runtime.norm_memory_mib = 5");
+  expect(refusal("fp32", "layer", "auto", 0), "set numerics = exact or recompute = none");
+  for (const std::string numerics : {"fp32", "auto"}) EXPECT_EQ(refusal(numerics, "none", "auto", 5), "");
+  for (const std::string numerics : {"exact", "auto"}) EXPECT_EQ(refusal(numerics, "layer", "auto", 0), "");
 }
 
 TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {
