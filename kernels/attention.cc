@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "src/base/check.h"
+#include "src/base/plant.h"
 
 namespace dpfa::kernels {
 namespace {
@@ -76,6 +77,12 @@ void put(const at::Tensor& target, const at::Tensor& gradient, bool adds) {
   adds ? target.add_(gradient) : target.copy_(gradient);
 }
 
+// The planted mistakes of a kernel that is chosen by what else is in the pass.
+bool takes_another_kernel(const std::vector<Run>& runs, const Run& run) {
+  return (DPFA_PLANT("pair_takes_another_kernel") && run.examples == 2) ||
+         (DPFA_PLANT("third_length_takes_another_kernel") && &run - runs.data() >= 2);
+}
+
 int64_t longest_run(AttentionPath path) {
   return path == AttentionPath::kFlash ? std::numeric_limits<int64_t>::max() : 1;
 }
@@ -86,7 +93,8 @@ void attention(const AttentionShape& shape, AttentionPath path, const at::Tensor
                const at::Tensor& key, const at::Tensor& value, at::Tensor& out, AttentionState& state) {
   check(shape, query, key, value);
   state.calls.clear();
-  for (const Run& run : runs_of(shape.offsets, longest_run(path))) {
+  const std::vector<Run> runs = runs_of(shape.offsets, longest_run(path));
+  for (const Run& run : runs) {
     const at::Tensor k = heads_of(shape, key, run, 0), v = heads_of(shape, value, run, 0);
     for (int64_t member = 0; member < shape.heads / shape.key_heads; ++member) {
       const at::Tensor q = heads_of(shape, query, run, member), target = heads_of(shape, out, run, member);
@@ -96,6 +104,7 @@ void attention(const AttentionShape& shape, AttentionPath path, const at::Tensor
       }
       FusedAttention call = fused_attention(q, k, v, shape.causal);
       target.copy_(call.out);
+      if (takes_another_kernel(runs, run)) target.mul_(1 + 0x1p-7);
       call.out.reset();
       state.calls.push_back(std::move(call));
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/compute_type.h"
+#include "src/base/plant.h"
 #include "src/base/random/philox.h"
 
 namespace dpfa::kernels {
@@ -26,7 +27,7 @@ void apply_dropout(const DropoutSite& site, at::Tensor& x) {
         if (block >= blocks_of(b)) continue;
         T* const example = values + site.offsets[b] * width;
         const int64_t count = (site.offsets[b + 1] - site.offsets[b]) * width;
-        const uint64_t record = static_cast<uint64_t>(site.records[b]);
+        const auto record = static_cast<uint64_t>(DPFA_PLANT("dropout_of_the_slot") ? b : site.records[b]);
         const auto random = philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(site.site),
                                         static_cast<uint32_t>(record), static_cast<uint32_t>(record >> 32)},
                                        key);

@@ -349,7 +349,13 @@ double method_seconds(const MatrixShape& shape, NormMethod method) {
     return at::randn({examples * shape.tokens, columns}).to(shape.compute);
   };
   records.linears.push_back({made_up(shape.inputs), made_up(shape.outputs), 0, shape.output_major});
-  FlatBuffer<int32_t> sum(shape.inputs * shape.outputs);
+  const int64_t elements = shape.inputs * shape.outputs;
+  std::vector<int64_t> ids;
+  if (shape.tied) {
+    for (int64_t i = 0; i < examples * shape.tokens; ++i) ids.push_back(i * 7919 % shape.outputs);
+    records.embedding = {ids, made_up(shape.inputs), 0, elements, 0};
+  }
+  FlatBuffer<int32_t> sum(elements + (shape.tied ? shape.tokens * shape.inputs : 0));
   IntegerSink sink(sum.span(), 0);
   const std::vector<uint8_t> selected(examples, 1);
   std::vector<ExampleOutcome> outcomes(examples);

@@ -25,15 +25,6 @@ bool are_times(std::span<const double> seconds) {
   return std::all_of(seconds.begin(), seconds.end(), [](double s) { return std::isfinite(s) && s > 0; });
 }
 
-// "12 x T64/768x2304/fp32 gram; ..."
-std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods) {
-  std::map<std::string, int64_t> counts;
-  for (size_t k = 0; k < shapes.size(); ++k) ++counts[shapes[k].key() + " " + to_string(methods[k])];
-  std::ostringstream text;
-  for (const auto& [what, count] : counts) text << ' ' << count << " x " << what << ';';
-  return text.str();
-}
-
 }  // namespace
 
 std::string to_string(NormMethod method) {
@@ -43,7 +34,8 @@ std::string to_string(NormMethod method) {
 std::string MatrixShape::key() const {
   const char* type = compute == at::kFloat ? "fp32" : compute == at::kBFloat16 ? "bf16" : "fp64";
   std::ostringstream text;
-  text << 'T' << tokens << '/' << inputs << 'x' << outputs << '/' << type << (output_major ? "/out" : "");
+  text << 'T' << tokens << '/' << inputs << 'x' << outputs << '/' << type << (output_major ? "/out" : "")
+       << (tied ? "/tied" : "");
   return text.str();
 }
 
@@ -74,16 +66,24 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
   return methods;
 }
 
+std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods) {
+  std::map<std::string, int64_t> counts;
+  for (size_t k = 0; k < shapes.size(); ++k) ++counts[shapes[k].key() + " " + to_string(methods[k])];
+  std::ostringstream text;
+  for (const auto& [what, count] : counts) text << ' ' << count << " x " << what << ';';
+  return text.str();
+}
+
 std::string this_processor() { return processor_name() + "/threads" + std::to_string(omp_get_max_threads()); }
 
-MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) {
+MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure, bool gram) {
   const std::string key = machine_ + '/' + shape.key() + "/examples" + std::to_string(shape.examples) +
-                          "/kept" + std::to_string(shape.kept) + '\t';
-  // The last is that of kMaterialise, which is not measured where there is no memory for it.
-  const size_t measured = shape.kept > 0 ? kNormMethods : kNormMethods - 1;
+                          "/kept" + std::to_string(shape.kept) + (gram ? "\t" : "/no_gram\t");
+  // Gram norms are the first method, kMaterialise, for which there may be no memory, the last.
+  const size_t first = gram ? 0 : 1, end = shape.kept > 0 ? kNormMethods : kNormMethods - 1;
   MethodSeconds seconds;
   seconds.fill(std::numeric_limits<double>::infinity());
-  const std::span<double> known = std::span(seconds).first(measured);
+  const std::span<double> known = std::span(seconds).subspan(first, end - first);
   if (!file_.empty()) {
     std::ifstream file(file_);
     for (std::string line; std::getline(file, line);) {
@@ -93,7 +93,7 @@ MethodSeconds MethodTimes::of(const MatrixShape& shape, const Measure& measure) 
       if (values && are_times(known)) return seconds;
     }
   }
-  for (size_t m = 0; m < measured; ++m) known[m] = measure(shape, static_cast<NormMethod>(m));
+  for (size_t m = first; m < end; ++m) seconds[m] = measure(shape, static_cast<NormMethod>(m));
   if (file_.empty()) return seconds;
   std::ostringstream line;
   line << key;
@@ -134,10 +134,9 @@ std::vector<NormMethod> methods_of(std::vector<MatrixShape> shapes, int64_t exam
     DPFA_CHECK(shape.tokens > 0, shape.key());
     shape.examples = std::min(most, examples);
     shape.kept = std::min(shape.examples, budget / shape.gradient_bytes());
-    if (!known.contains(shape.key())) known[shape.key()] = times.of(shape, measure);
+    if (!known.contains(shape.key()))
+      known[shape.key()] = times.of(shape, measure, choice.gram_norms && !choice.constant_work);
     seconds.push_back(known[shape.key()]);
-    if (choice.constant_work)
-      seconds.back()[index_of(NormMethod::kGram)] = std::numeric_limits<double>::infinity();
   }
   const std::vector<NormMethod> methods = choose_methods(shapes, seconds, examples, budget);
   if (choice.log) choice.log("gradient norms:" + summary(shapes, methods));
@@ -151,6 +150,7 @@ std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t token
                       linear.input.scalar_type()});
   for (MatrixShape& shape : shapes)
     if (shape.compute == at::kDouble) shape.element_bytes = sizeof(double);
+  if (records.embedding && records.embedding->tied_head) shapes[*records.embedding->tied_head].tied = true;
   return shapes;
 }
 

@@ -35,7 +35,8 @@ struct MatrixShape {
   int64_t examples = 1;
   int64_t kept = 1;  // examples of kMaterialise, whose gradients take memory; 0: it has none to take
   int64_t element_bytes = sizeof(float);  // of a number of a kept gradient
-  std::string key() const;                // "T64/768x3072/fp32", with "/out" for output_major
+  bool tied = false;                      // a token table: the embedding's rows are part of its gradient
+  std::string key() const;                // "T64/768x3072/fp32", with "/out" for output_major, "/tied"
   int64_t gradient_bytes() const { return inputs * outputs * element_bytes; }
 };
 
@@ -50,6 +51,9 @@ std::vector<NormMethod> choose_methods(std::span<const MatrixShape> shapes,
                                        std::span<const MethodSeconds> seconds, int64_t examples,
                                        int64_t budget_bytes);
 
+// What a log says of a choice: " 12 x T64/768x2304/fp32 gram; 12 x ...;".
+std::string summary(std::span<const MatrixShape> shapes, std::span<const NormMethod> methods);
+
 // What times are kept under where a processor measures: its name and the number of threads.
 std::string this_processor();
 
@@ -58,12 +62,14 @@ std::string this_processor();
 // and a line that is not understood, mean measuring again, never an error.
 class MethodTimes {
  public:
-  // Seconds per example; never asked for kMaterialise of a shape that keeps none.
+  // Seconds per example.
   using Measure = std::function<double(const MatrixShape&, NormMethod)>;
   // `file` may be empty: nothing is kept between runs.
   explicit MethodTimes(std::filesystem::path file, std::string machine = this_processor())
       : file_(std::move(file)), machine_(std::move(machine)) {}
-  MethodSeconds of(const MatrixShape& shape, const Measure& measure);
+  // Infinity for what cannot be chosen and is not measured: Gram norms without `gram`, kMaterialise of a
+  // shape that keeps none.
+  MethodSeconds of(const MatrixShape& shape, const Measure& measure, bool gram = true);
 
  private:
   std::filesystem::path file_;
@@ -80,7 +86,8 @@ struct NormMethodChoice {
   int64_t tokens = 0;
   int64_t budget_bytes = 0;                          // for kept gradients; 0: those of one example
   int64_t most_examples = 0;                         // of which times are taken; 0: two for each thread
-  bool constant_work = false;                        // of the route; auto leaves gram out
+  bool constant_work = false;                        // of the route; auto then leaves gram out
+  bool gram_norms = true;                            // what measures has kernels for them
   std::string machine = {};                          // what measures; empty: this_processor()
   std::filesystem::path file = {};                   // of MethodTimes
   std::function<void(const std::string&)> log = {};  // takes a line for each choice, of public shapes

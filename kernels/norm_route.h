@@ -26,6 +26,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -56,6 +57,12 @@ class NormRoute {
 // True norm <= (1 + kGramSlack) x reported norm: 2^-9 from the certified Gram error, 2^-10 from the rounding
 // of the product that is added (gram_route.cc derives both).
 inline constexpr double kGramSlack = 0x1p-8;
+
+// Most that one contribution moves an integer on a grid of at least max_grad_norm x 2^-23 (src/plan/plan.h),
+// by any route: its norm in grid units, and one unit for the rounding of the scaled value and to the grid.
+inline constexpr int64_t kLargestInteger = static_cast<int64_t>(0x1p23 * (1 + kGramSlack)) + 1;
+// So many contributions fit 32 bits.
+inline constexpr int64_t kContributionsIn32Bits = std::numeric_limits<int32_t>::max() / kLargestInteger;
 
 // The exact route over records that come in parts and are gone after each (a model that recomputes its
 // layers): first every part is measured, then the factors are settled, then every part comes again and is

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/norm_route.h"
 #include "src/base/check.h"
 #include "src/base/plant.h"
 #include "src/device/upload.h"
@@ -15,9 +16,7 @@
 namespace dpfa::device {
 namespace {
 
-// One contribution moves a coordinate by at most 2^23 (1 + slack) + 1 units: so many fit 32 bits.
-constexpr int64_t kFlushEvery =
-    std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + (int64_t{1} << 15) + 1);
+constexpr int64_t kFlushEvery = kernels::kContributionsIn32Bits;
 
 int64_t stride_of(const at::Tensor& rows) {
   DPFA_CHECK(rows.dim() == 2 && rows.stride(1) == 1);
@@ -267,7 +266,12 @@ const ClippedStep::Methods& ClippedStep::methods_for(const model::Batch& batch) 
   std::vector<kernels::MatrixShape> shapes;
   if (batch.examples > 0 && batch.tokens > 0)
     for (const MatrixParameter& m : matrices)
-      shapes.push_back({batch.tokens, m.inputs, m.outputs, m.output_major, model_.compute()});
+      shapes.push_back({.tokens = batch.tokens,
+                        .inputs = m.inputs,
+                        .outputs = m.outputs,
+                        .output_major = m.output_major,
+                        .compute = model_.compute(),
+                        .tied = m.tied});
   const std::vector<kernels::NormMethod> methods =
       choose_methods(shapes, batch.examples, numbers_.methods, kernels_, model_.device());
   Methods& chosen = methods_[key];

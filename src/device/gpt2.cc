@@ -166,7 +166,8 @@ at::Tensor Gpt2::State::layer_backward(int64_t l, const at::Tensor& output_gradi
 std::vector<MatrixParameter> matrices_of(const plan::Gpt2Shape& shape) {
   const std::vector<model::ParameterInfo> parameters = model::gpt2_parameters(shape);
   const int64_t c = shape.width;
-  std::vector<MatrixParameter> matrices = {{head_offset(shape, parameters), c, shape.vocab, true}};
+  std::vector<MatrixParameter> matrices = {
+      {head_offset(shape, parameters), c, shape.vocab, true, shape.tied_head}};
   for (int64_t l = shape.layers - 1; l >= 0; --l) {
     const auto offset = [&](int k) { return parameters[2 + 12 * l + k].offset; };
     matrices.push_back({offset(10), 4 * c, c, false});

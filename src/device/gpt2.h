@@ -28,7 +28,7 @@ namespace dpfa::device {
 // A matrix of linear layers, in the order in which a backward pass gives their records.
 struct MatrixParameter {
   int64_t offset, inputs, outputs;
-  bool output_major;
+  bool output_major, tied = false;
 };
 std::vector<MatrixParameter> matrices_of(const plan::Gpt2Shape& shape);
 

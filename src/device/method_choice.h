@@ -26,7 +26,7 @@ struct MethodSettings {
   int measurements = 1;             // of each norm; 2 where layers are recomputed (clipped_step.h)
   int64_t budget_bytes = 0;         // for kept gradients; 0: those of one example
   std::filesystem::path file = {};  // of times; empty: nothing is kept between runs
-  std::function<void(const std::string&)> log = {};  // takes a line for each shape and its method
+  std::function<void(const std::string&)> log = {};  // takes a line for each choice
 };
 
 // The method of each matrix, for microbatches of `examples` examples. A gradient is kept in the operands'
@@ -37,8 +37,8 @@ std::vector<kernels::NormMethod> choose_methods(std::span<const kernels::MatrixS
 
 // Seconds per example that the kernels take to measure the norms of such a matrix so often by `method` and to
 // add its gradients: the least of several runs after one that touches the memory, on as many made-up examples
-// as 256 MiB of kept gradients are, 1 to 32. Gram norms of kernels that have none take 1e9 s. What was set in
-// the kernels before is set no more.
+// as 256 MiB of kept gradients are, 1 to 32. Not Gram norms of kernels that have none. What was set in the
+// kernels before is set no more.
 double method_seconds(kernels::ExampleKernels& kernels, at::Device device, const kernels::MatrixShape& shape,
                       kernels::NormMethod method, int measurements = 1);
 

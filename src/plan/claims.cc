@@ -41,6 +41,28 @@ Claim claim(const std::string& refusal, const accounting::Event& event) {
   return refusal.empty() ? Claim{event, {}} : Claim{std::nullopt, refusal};
 }
 
+// What is given about norms and would do nothing, or cost noise for nothing.
+void check_norms(const std::string& numerics, const RuntimeConfig& runtime) {
+  const bool recomputes = runtime.recompute == "layer", gives_method = runtime.norm_method != "auto";
+  if (numerics == "fp32" && recomputes)
+    throw ConfigError(
+        "privacy.numerics = fp32 with runtime.recompute = layer: layers that are recomputed are measured as "
+        "exact does, and fp32 would add its slack to the noise for nothing; set numerics = exact or "
+        "recompute = none");
+  const bool is_exact = numerics == "exact" || recomputes;  // auto has no choice where layers are recomputed
+  if (is_exact && (gives_method || runtime.norm_memory_mib > 0))
+    throw ConfigError((gives_method
+                           ? "runtime.norm_method = " + runtime.norm_method
+                           : "runtime.norm_memory_mib = " + std::to_string(runtime.norm_memory_mib)) +
+                      " is of numerics = fp32 alone and does nothing with privacy.numerics = " + numerics +
+                      (recomputes ? " and runtime.recompute = layer" : "") +
+                      ": take it out, or set numerics = fp32" + (recomputes ? " and recompute = none" : ""));
+  if (gives_method && runtime.norm_memory_mib > 0)
+    throw ConfigError("runtime.norm_memory_mib = " + std::to_string(runtime.norm_memory_mib) +
+                      " is of norm_method = auto alone and does nothing with runtime.norm_method = " +
+                      runtime.norm_method + ": take one of them out");
+}
+
 }  // namespace
 
 Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts) {
@@ -56,13 +78,18 @@ void check_job(const Config& config, int64_t ranks, bool dry_run) {
     throw ConfigError(
         "runtime.constant_step_slots = true needs privacy.enabled and privacy.dataset_size: the passes of a "
         "private step follow from it");
-  if (config.runtime.constant_step_slots && config.privacy.numerics != "exact" &&
-      config.runtime.norm_method == "gram" && config.runtime.recompute != "layer")
+  if (config.runtime.constant_step_slots && config.runtime.microbatch_size > 1)
+    throw ConfigError(
+        "runtime.microbatch_size = " + std::to_string(config.runtime.microbatch_size) +
+        " does nothing with runtime.constant_step_slots = true, whose passes hold one record or "
+        "none: set it to 0 or 1");
+  check_norms(config.privacy.numerics, config.runtime);
+  if (config.runtime.constant_step_slots && config.runtime.norm_method == "gram")
     throw ConfigError(
         "runtime.constant_step_slots = true with runtime.norm_method = gram and privacy.numerics = " +
         config.privacy.numerics +
         ": a Gram norm that is not accurate enough is measured again, which takes time that depends on the "
-        "record; set norm_method to auto, direct or materialise, or numerics to exact");
+        "record; set norm_method to auto, direct or materialise");
   if (aggregation.mode == "masked" && !dry_run &&
       (aggregation.allow_list.empty() || aggregation.identity.empty()))
     throw ConfigError(

@@ -29,8 +29,9 @@ struct Claims {
 
 Claims claims_of(const PrivacyPlan& plan, const RunFacts& facts);
 
-// Refuses, before anything runs, a configuration that asks for what a job of `ranks` ranks cannot keep:
-// ConfigError or Unsupported with a sentence. A dry run may state another number of ranks than it has.
+// Refuses, before anything runs, a configuration that asks for what a job of `ranks` ranks cannot keep, or
+// says how norms are measured where that does nothing: ConfigError or Unsupported with a sentence. A dry run
+// may state another number of ranks than it has.
 void check_job(const Config& config, int64_t ranks, bool dry_run);
 
 }  // namespace dpfa::plan

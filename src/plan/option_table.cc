@@ -119,7 +119,7 @@ const std::vector<ConfigOption>& option_table() {
       {DPFA_KEY(privacy, numerics), one_of({"exact", "fp32", "auto"}),
        "exact: what is measured is what is added, bit for bit; fp32: norms by another formula, larger "
        "sensitivity; "
-       "auto: the faster of both, measured at start"},
+       "auto: the faster of both, measured at start; exact where layers are recomputed"},
       {DPFA_KEY(privacy, loss), one_of({"token_mean", "token_sum"}),
        "loss of one record over its own target tokens"},
 
@@ -168,16 +168,17 @@ const std::vector<ConfigOption>& option_table() {
        "noise = shares: most that some sum of lanes leaves its range with in one step"},
 
       {DPFA_KEY(runtime, microbatch_size), count_up_to(255),
-       "records per forward pass; 0: chosen by measurement"},
+       "records per forward pass; 0: chosen by measurement, or one with constant_step_slots, which takes no "
+       "more"},
       {DPFA_KEY(runtime, compute), one_of({"fp32", "bf16"}), "type of the matrix products"},
       {DPFA_KEY(runtime, device), one_of({"cpu"}, {"cuda"}), "where the model runs"},
       {DPFA_KEY(runtime, attention), one_of({"flash", "exact"}),
        "exact forms all scores: slower, for comparing"},
       {DPFA_KEY(runtime, recompute), one_of({"none", "layer"}),
-       "layer: activations of one layer at a time, for less memory and more time"},
+       "layer: activations of one layer at a time, for less memory and more time; not with numerics = fp32"},
       {DPFA_KEY(runtime, norm_method), one_of({"auto", "gram", "direct", "materialise"}),
-       "how numerics = fp32 measures gradient norms; auto: the fastest for each matrix, measured once, of "
-       "direct and materialise alone with constant_step_slots, which refuses gram"},
+       "how numerics = fp32 measures gradient norms, refused with exact; auto: the fastest for each matrix, "
+       "measured once, of direct and materialise alone with constant_step_slots, which refuses gram"},
       {DPFA_KEY(runtime, norm_memory_mib), count_from(0),
        "memory for gradients that norm_method = auto keeps; 0: as much as those of one record"},
       {DPFA_KEY(runtime, threads), count_from(0), "threads per rank; 0: cores of the host / ranks on it"},

@@ -4,19 +4,18 @@
 // into numbers that an optimizer accepts. Oracle tests and `dpfa debug gradients` bring their own sinks
 // (kernels/contribution_sink.h) and never see one.
 //
-// Integers in units of 2^grid_exponent. One example moves a coordinate by at most 2^23 + 1 units (plan.h: the
-// grid is at least max_grad_norm x 2^-23), so kFlushEvery contributions fit 32 bits; then the sum moves on to
-// 64 bits. Where the work of a step must not tell what was drawn, passes for nobody are counted among the
-// contributions (they add zeros), and the room of the step alone decides whether there are 64 bits. Before a
-// release (with noise = after_sum) each coordinate is clamped to the share of 32 bits that leaves room for
-// all ranks: clamping is 1-Lipschitz, so the sensitivity does not grow, and the sum over ranks cannot wrap
-// whatever was drawn.
+// Integers in units of 2^grid_exponent. One example moves a coordinate by at most kernels::kLargestInteger,
+// so kFlushEvery contributions fit 32 bits; then the sum moves on to 64 bits. Where the work of a step must
+// not tell what was drawn, passes for nobody are counted among the contributions (they add zeros), and the
+// room of the step alone decides whether there are 64 bits. Before a release (with noise = after_sum) each
+// coordinate is clamped to the share of 32 bits that leaves room for all ranks: clamping is 1-Lipschitz, so
+// the sensitivity does not grow, and the sum over ranks cannot wrap whatever was drawn.
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <span>
 
+#include "kernels/norm_route.h"
 #include "src/base/flat_buffer.h"
 #include "src/base/random/rank_contribution.h"
 
@@ -37,7 +36,7 @@ class ClippedSum {
   friend class Privatizer;
   friend struct test::ClippedSumAccess;
 
-  static constexpr int64_t kFlushEvery = std::numeric_limits<int32_t>::max() / ((int64_t{1} << 23) + 1);
+  static constexpr int64_t kFlushEvery = kernels::kContributionsIn32Bits;
 
   // `room`: contributions that are sure to come; the 64 bits are made now where those need them.
   explicit ClippedSum(FlatBuffer<int32_t> zeroed, int64_t room = 0) : sum_(std::move(zeroed)) {

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "src/base/check.h"
 #include "src/base/plant.h"
@@ -90,13 +92,42 @@ data::Microbatch part_of(data::Microbatch microbatch, int64_t bit, bool has_it) 
   return microbatch;
 }
 
-// Every record one slot further, the last one in the first.
-data::Microbatch moved_on(data::Microbatch microbatch) {
-  const int64_t tokens = microbatch.tokens;
-  std::rotate(microbatch.input_ids.begin(), microbatch.input_ids.end() - tokens, microbatch.input_ids.end());
-  std::rotate(microbatch.targets.begin(), microbatch.targets.end() - tokens, microbatch.targets.end());
-  std::rotate(microbatch.records.begin(), microbatch.records.end() - 1, microbatch.records.end());
+// The same records in the same order, that of slot `first` in front.
+data::Microbatch rotated(data::Microbatch microbatch, int64_t first) {
+  const auto rotate = [&](std::vector<int64_t>& values, int64_t per_slot) {
+    std::rotate(values.begin(), values.begin() + first * per_slot, values.end());
+  };
+  rotate(microbatch.input_ids, microbatch.tokens);
+  rotate(microbatch.targets, microbatch.tokens);
+  rotate(microbatch.records, 1);
+  rotate(microbatch.target_counts, 1);
   return microbatch;
+}
+
+// The record of one slot in the first of `room` slots, the others empty.
+data::Microbatch alone(const data::Microbatch& microbatch, int64_t slot, int64_t room) {
+  data::Microbatch one = rotated(microbatch, slot);
+  one.slots = room;
+  one.input_ids.resize(room * one.tokens);
+  one.targets.resize(room * one.tokens);
+  one.records.resize(room);
+  one.target_counts.resize(room);
+  for (int64_t b = 1; b < room; ++b) take_out(one, b);
+  return one;
+}
+
+// Full slots of the layouts that a self-test tries; the first has whole records alone.
+std::vector<data::Microbatch> made_up_layouts(int64_t slots, int64_t context, int64_t vocab) {
+  // Odd steps down from the context, so that lengths of both parities come.
+  const int64_t step = std::max<int64_t>(1, (context / slots - 1) | 1);
+  const auto descending = [&](int64_t k) { return std::max<int64_t>(1, context - k * step); };
+  std::vector<data::Microbatch> layouts(4, data::made_up_microbatch(slots, context, vocab));
+  keep_targets(layouts[1], 0, context / 2);
+  for (int64_t b = 0; b < slots; ++b) {
+    keep_targets(layouts[2], b, descending(b));
+    keep_targets(layouts[3], b, descending(b - (b + 1) / 3));  // one, a pair, one, a pair, ...
+  }
+  return layouts;
 }
 
 }  // namespace
@@ -128,7 +159,12 @@ model::Batch to_batch(const data::Microbatch& microbatch, std::span<const double
 
 Clipper::Clipper(const plan::PrivacyPlan& plan, model::Gpt2& model, kernels::NormMethodChoice methods,
                  bool constant_work)
-    : plan_(plan), model_(model), constant_work_(constant_work) {
+    : plan_(plan),
+      model_(model),
+      constant_work_(constant_work),
+      measures_methods_(plan.numerics() == "fp32" && methods.method == "auto") {
+  DPFA_CHECK(plan.numerics() == "exact" || !model.execution().recompute_layers,
+             "layers that are recomputed have no route of numerics = ", plan.numerics());
   methods.constant_work = constant_work && !DPFA_PLANT("excluded_records_cost_nothing");
   route_ = plan.numerics() == "exact" ? kernels::make_exact_route(methods.constant_work)
                                       : kernels::make_gram_route(std::move(methods));
@@ -142,7 +178,7 @@ bool Clipper::skips_padding() const {
 }
 
 void Clipper::choose_methods(int64_t slots, int64_t context) {
-  if (plan_.numerics() == "exact") return;
+  if (!measures_methods_) return;
   DiscardSink unread;
   accumulate_into(data::made_up_microbatch(slots, context, model_.shape().vocab), nullptr, unread);
 }
@@ -200,43 +236,47 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_streamed(std::span<cons
   return outcomes;
 }
 
-bool Clipper::self_test(int64_t slots, int64_t context) {
+bool Clipper::self_test(int64_t slots, int64_t context, double dropout_rate,
+                        const std::function<void()>& before_pass) {
   if (slots <= 1) return true;
-  const int64_t vocab = model_.shape().vocab;
+  // Masks are no secret here: what they drop is made up.
+  const model::Dropout dropout{dropout_rate, StreamKey({1, 2, 3, 4, 5, 6, 7, 8}), /*step=*/0};
   const auto fingerprint = [&](const data::Microbatch& microbatch) {
+    if (before_pass) before_pass();
     FingerprintSink sink;
-    for (const auto& outcome : accumulate_into(microbatch, nullptr, sink)) sink.take(outcome);
+    for (const auto& outcome : accumulate_into(microbatch, dropout_rate > 0 ? &dropout : nullptr, sink))
+      sink.take(outcome);
     return sink.fingerprint();
   };
   const bool exact = plan_.numerics() == "exact";
-  const int64_t room = exact ? 1 : slots;  // of a pass with a lone record
-  const auto alone = [&](int64_t record, int64_t targets) {
-    data::Microbatch microbatch = data::made_up_microbatch(room, context, vocab, record);
-    keep_targets(microbatch, 0, targets);
-    for (int64_t b = 1; b < room; ++b) take_out(microbatch, b);
-    return fingerprint(microbatch);
+  std::map<std::pair<int64_t, int64_t>, uint64_t> known;  // by record and targets
+  const auto fingerprint_alone = [&](const data::Microbatch& microbatch, int64_t slot) {
+    const auto [entry, is_new] =
+        known.try_emplace({microbatch.records[slot], microbatch.target_counts[slot]});
+    if (is_new) entry->second = fingerprint(alone(microbatch, slot, exact ? 1 : slots));
+    return entry->second;
   };
-  data::Microbatch together = data::made_up_microbatch(slots, context, vocab);
-  const uint64_t all = fingerprint(together), first = alone(0, context), last = alone(slots - 1, context);
-  if (exact) {
-    // A full microbatch must give what its examples give one at a time.
-    uint64_t sum = first + last;
-    for (int64_t b = 1; b + 1 < slots; ++b) sum += alone(b, context);
-    if (sum != all) return false;
-  } else {
-    // It must give what its halves give, any two records being apart in one of these divisions, and the same
-    // where every record has another slot.
-    for (int64_t bit = 1; bit < slots; bit *= 2)
+  const std::vector<data::Microbatch> layouts = made_up_layouts(slots, context, model_.shape().vocab);
+  for (const data::Microbatch& together : layouts) {
+    const uint64_t all = fingerprint(together);
+    if (exact) {
+      // A microbatch must give what its examples give one at a time.
+      uint64_t sum = 0;
+      for (int64_t b = 0; b < slots; ++b) sum += fingerprint_alone(together, b);
+      if (sum != all) return false;
+      continue;
+    }
+    // It must give what its halves give, any two whole records being apart in one of these divisions, and the
+    // same where every record has another slot.
+    const int64_t divisions_end = &together == &layouts.front() ? slots : 2;
+    for (int64_t bit = 1; bit < divisions_end; bit *= 2)
       if (fingerprint(part_of(together, bit, true)) + fingerprint(part_of(together, bit, false)) != all)
         return false;
-    if (fingerprint(moved_on(together)) != all) return false;
+    if (fingerprint(rotated(together, slots - 1)) != all) return false;
   }
-  // With a shorter record in front, behind which the others begin at other rows.
-  keep_targets(together, 0, context / 2);
-  if (fingerprint(together) != all - first + alone(0, context / 2)) return false;
-  // A lone record in the last slot.
-  for (int64_t b = 0; b + 1 < slots; ++b) take_out(together, b);
-  return fingerprint(together) == last;
+  data::Microbatch last = layouts.front();
+  for (int64_t b = 0; b + 1 < slots; ++b) take_out(last, b);
+  return fingerprint(last) == fingerprint_alone(layouts.front(), slots - 1);
 }
 
 }  // namespace dpfa::privacy

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -28,7 +29,8 @@ namespace dpfa::privacy {
 
 class Clipper {
  public:
-  // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32.
+  // `model` must outlive the Clipper. `methods`: how norms are measured where the plan says numerics = fp32,
+  // which a model that recomputes its layers has no route for: InternalError.
   // `constant_work`: padding, records that are excluded and empty slots take the work of a whole record that
   // counts, and what is excluded adds zeros: neither lengths nor tokens nor what is left out change the work.
   // Not with method gram (kernels/norm_route.h).
@@ -36,9 +38,9 @@ class Clipper {
           bool constant_work = false);
   ~Clipper();
 
-  // numerics = fp32: chooses, by a pass over made-up tokens, how the norms of microbatches of this shape are
-  // measured. To be called before the first draw, on every rank: what it measures, keeps in the user's cache
-  // and prints would otherwise tell when the first record was drawn.
+  // Where methods are chosen by measurement: chooses, by a pass over made-up tokens, how the norms of
+  // microbatches of this shape are measured. To be called before the first draw, on every rank: what it
+  // measures, keeps in the user's cache and prints would otherwise tell when the first record was drawn.
   void choose_methods(int64_t slots, int64_t context);
 
   // A sum of nothing. Takes over the memory of `spent` (a gradient that the optimizer has applied). `room`:
@@ -54,11 +56,15 @@ class Clipper {
                                                        std::vector<double>* losses = nullptr);
 
   // Whether an example has the same bits (norm, factor, contribution) whatever its slot of `slots`, its
-  // neighbours and the lengths before it, on made-up tokens, at `context` tokens and the current weights;
-  // with numerics = exact also in a pass of its own, so that the size of microbatches changes nothing either
-  // (fp32: norm_method.h may measure norms in another way for another number of slots). Always true for one
-  // slot.
-  bool self_test(int64_t slots, int64_t context);
+  // neighbours and the lengths before it, on made-up tokens, at the current weights and with dropout of the
+  // run's rate; with numerics = exact also in a pass of its own, so that the size of microbatches changes
+  // nothing either (fp32: norm_method.h may measure norms in another way for another number of slots).
+  // Tried are samples of what a run meets, so it is evidence about the kernels that they take and no proof
+  // for others: records of `context` tokens all, one of half as many in front, all of different lengths,
+  // pairs of equal lengths among others (attention takes neighbours of one length together), a lone record in
+  // the last slot. Always true for one slot. `before_pass` is called before each forward pass.
+  bool self_test(int64_t slots, int64_t context, double dropout_rate = 0,
+                 const std::function<void()>& before_pass = {});
 
  private:
   // A model that recomputes its layers: one backward pass to measure, one to add.
@@ -70,7 +76,7 @@ class Clipper {
   const plan::PrivacyPlan& plan_;
   model::Gpt2& model_;
   std::unique_ptr<kernels::NormRoute> route_;
-  bool constant_work_;
+  bool constant_work_, measures_methods_;
 };
 
 // Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.

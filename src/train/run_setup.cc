@@ -15,7 +15,6 @@
 #include "src/model/gpt2_io.h"
 #include "src/plan/claims.h"
 #include "src/privacy/agreement.h"
-#include "src/privacy/clipper.h"
 #include "src/train/collective.h"
 #include "src/train/mask_keys.h"
 #include "src/train/run_data.h"
@@ -107,9 +106,28 @@ void restore(RunSetup& setup, comm::Communicator& communicator) {
   restored.digest = state_digest(step, weights, restored.optimizer);
 }
 
+// numerics = auto: the faster one on rank 0 where the choice is open, otherwise exact.
+void resolve_numerics(RunSetup& setup, bool is_open, comm::Communicator& communicator) {
+  std::string numerics = "exact";
+  if (is_open && communicator.rank() == 0)
+    numerics = faster_numerics(setup.config, *setup.model, setup.context);
+  setup.config.privacy.numerics = is_open ? broadcast_text(communicator, numerics) : numerics;
+  if (setup.config.privacy.numerics == "fp32") return;
+  // A resolved configuration is one that can be given: with exact it says nothing of methods of norms.
+  setup.config.runtime.norm_method = plan::RuntimeConfig().norm_method;
+  setup.config.runtime.norm_memory_mib = plan::RuntimeConfig().norm_memory_mib;
+}
+
 plan::RunFacts facts_of(const RunOptions& options) {
   return {.shared_sampling_key = options.insecure_seed.has_value(),
           .raw_values_shown = options.debug_nonprivate};
+}
+
+// [runtime] may differ between ranks, so all of them hear of one that recomputes.
+bool any_rank_recomputes(const plan::RuntimeConfig& runtime, comm::Communicator& communicator) {
+  int64_t recomputes = runtime.recompute == "layer" ? 1 : 0;
+  communicator.all_reduce_max(std::span<int64_t>(&recomputes, 1));
+  return recomputes != 0;
 }
 
 // What decides which collectives a rank takes part in, and which stamps its run gets. Where the run folder
@@ -159,18 +177,14 @@ void print_statement(const RunSetup& setup, const RunOptions& options, bool whol
   if (whole) std::cout << setup.plan->statement(facts_of(options)) << std::flush;
 }
 
-// May differ between ranks: no record's contribution depends on the others of its pass.
+// May differ between ranks: no record's contribution depends on the others of its pass, which the steps test.
 int64_t choose_microbatch_size(const RunSetup& setup, int world_size) {
   if (setup.config.runtime.constant_step_slots) return 1;  // a pass holds a record or none
   const int64_t configured = setup.config.runtime.microbatch_size;
-  if (configured == 0) {
-    const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
-    return best_microbatch_size(*setup.plan, setup.config.runtime, *setup.model, setup.context,
-                                std::clamp<int64_t>(share, 1, kLargestMicrobatch));
-  }
-  if (!setup.plan->is_private()) return configured;
-  privacy::Clipper clipper(*setup.plan, *setup.model, norm_methods(setup.config.runtime, setup.context));
-  return may_share_passes(clipper, configured, setup.context) ? configured : 1;
+  if (configured > 0) return configured;
+  const auto share = static_cast<int64_t>(setup.plan->expected_batch_size() / world_size);
+  return best_microbatch_size(*setup.plan, setup.config, *setup.model, setup.context,
+                              std::clamp<int64_t>(share, 1, kLargestMicrobatch));
 }
 
 }  // namespace
@@ -201,8 +215,9 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
   setup.config = options.config;
   setup.run_dir = options.config.output.dir;
   set_threads(setup.config.runtime.threads, communicator.local_size());
-  const bool is_open = setup.config.privacy.numerics == "auto";
-  if (is_open) setup.config.privacy.numerics = "exact";  // for the checks; decided below, by rank 0
+  const bool is_auto = setup.config.privacy.numerics == "auto";
+  bool is_open = false;
+  if (is_auto) setup.config.privacy.numerics = "exact";  // for the checks; decided below, by rank 0
 
   const auto derive = [&] {
     const int64_t stated = setup.config.aggregation.ranks;
@@ -227,6 +242,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
         throw ConfigError("output.dir is missing: the run directory");
     });
     setup.dataset_id = name_data(setup.config.data, *setup.train, communicator);
+    // Layers that are recomputed have the route of exact alone.
+    is_open = is_auto && !any_rank_recomputes(setup.config.runtime, communicator);
   });
   if (options.dry_run) {
     if (is_open) {
@@ -251,16 +268,8 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     on_every_rank(communicator, [&] { make_model(setup); });
   });
   if (options.resume) watched("load the checkpoint", [&] { restore(setup, communicator); });
-  if (is_open) {
-    // [runtime] may differ between ranks, so none of it may decide who takes part here.
-    std::string chosen;
-    if (communicator.rank() == 0)
-      chosen = setup.config.runtime.recompute == "layer"
-                   ? "exact"  // the one route of layers that are recomputed
-                   : faster_numerics(setup.config, *setup.model, setup.context);
-    setup.config.privacy.numerics = broadcast_text(communicator, chosen);
-    on_every_rank(communicator, derive);
-  }
+  if (is_auto) resolve_numerics(setup, is_open, communicator);
+  if (is_open) on_every_rank(communicator, derive);
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);
   watched("open the run", [&] {
     const std::string state =

@@ -40,7 +40,7 @@ struct RunSetup {
   std::unique_ptr<model::Gpt2> model;
   std::optional<CheckpointHead> checkpoint;  // to resume from; on rank 0
   std::optional<Restored> restored;
-  int64_t microbatch_size = 1;
+  int64_t microbatch_size = 1;  // that is asked for or fastest; steps.h: what a run takes
 };
 
 // On a dry run: prints the privacy statement on rank 0 and prepares nothing further.

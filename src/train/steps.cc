@@ -92,8 +92,9 @@ class PrivateSteps final : public Steps {
     if (DPFA_PLANT("methods_wait_for_a_record")) return;
     c_.watchdog.progress("measure norm methods");
     clipper_.choose_methods(c_.microbatch_size, c_.context);
-    c_.watchdog.progress("self-test");
-    if (c_.microbatch_size > 1 && !may_share_passes(clipper_, c_.microbatch_size, c_.context)) {
+    if (c_.microbatch_size > 1 &&
+        !may_share_passes(clipper_, c_.microbatch_size, c_.context, c_.config.model.dropout,
+                          [this] { c_.watchdog.progress("self-test"); })) {
       c_.microbatch_size = 1;
       clipper_.choose_methods(c_.microbatch_size, c_.context);
     }
@@ -121,6 +122,7 @@ class PrivateSteps final : public Steps {
   }
 
   OptimizerState& optimizer_state() override { return optimizer_.state(); }
+  int64_t records_per_pass() const override { return c_.microbatch_size; }
   std::optional<double> last_training_loss() const override { return std::nullopt; }
 
  private:
@@ -190,6 +192,7 @@ class BaselineSteps final : public Steps {
   }
 
   OptimizerState& optimizer_state() override { return optimizer_.state(); }
+  int64_t records_per_pass() const override { return c_.microbatch_size; }
   std::optional<double> last_training_loss() const override { return training_loss_; }
 
  private:

@@ -27,7 +27,7 @@ struct StepContext {
   const RunKeys& keys;
   Watchdog& watchdog;
   int64_t context;                     // tokens of an example
-  int64_t microbatch_size;             // slots
+  int64_t microbatch_size;             // slots that are asked for
   OptimizerState* restored = nullptr;  // of a run that is resumed: the steps take it over
 };
 
@@ -42,6 +42,8 @@ class Steps {
   virtual ~Steps() = default;
   virtual StepResult run(int64_t step, double learning_rate) = 0;
   virtual OptimizerState& optimizer_state() = 0;
+  // 1 where a private run may not share passes (may_share_passes of tuning.h), however many are asked for.
+  virtual int64_t records_per_pass() const = 0;
   // Mean loss of the last step's examples on this rank, for --debug-nonprivate only.
   virtual std::optional<double> last_training_loss() const = 0;
 };

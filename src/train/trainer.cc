@@ -71,10 +71,9 @@ class Trainer {
         {"step", done}, {"learning_rate", learning_rate(setup_.config.optimizer, done - 1, plan_.steps())}};
     const bool evaluates = setup_.eval && (last || (train.eval_every > 0 && done % train.eval_every == 0));
     if (evaluates) {
-      held_out_loss_ =
-          evaluate(*setup_.model, *setup_.eval, setup_.context, setup_.microbatch_size, communicator_, [&] {
-            watchdog_.progress("evaluation");
-          }).loss_per_token;
+      held_out_loss_ = evaluate(*setup_.model, *setup_.eval, setup_.context, steps_->records_per_pass(),
+                                communicator_, [&] { watchdog_.progress("evaluation"); })
+                           .loss_per_token;
       line["eval_loss"] = *held_out_loss_;
     }
     if (plan_.is_private()) line["charges"] = setup_.ledger->charges();

@@ -63,19 +63,20 @@ kernels::NormMethodChoice norm_methods(const plan::RuntimeConfig& runtime, int64
           .log = std::move(log)};
 }
 
-bool may_share_passes(privacy::Clipper& clipper, int64_t slots, int64_t context) {
-  if (clipper.self_test(slots, context)) return true;
+bool may_share_passes(privacy::Clipper& clipper, int64_t slots, int64_t context, double dropout_rate,
+                      const std::function<void()>& before_pass) {
+  if (clipper.self_test(slots, context, dropout_rate, before_pass)) return true;
   std::cerr << "self-test: in passes of " << slots
             << " records the numbers of a record depend on its place, so this rank takes fewer per pass\n";
   return false;
 }
 
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
-                             model::Gpt2& model, int64_t context, int64_t largest) {
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::Config& config, model::Gpt2& model,
+                             int64_t context, int64_t largest) {
   const double memory =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   const plan::Gpt2Shape& shape = model.shape();
-  privacy::Clipper clipper(plan, model, norm_methods(runtime, context));
+  privacy::Clipper clipper(plan, model, norm_methods(config.runtime, context));
   int64_t best = 1;
   double best_seconds = seconds_per_example(clipper, shape.parameter_count(),
                                             data::made_up_microbatch(1, context, shape.vocab));
@@ -84,7 +85,7 @@ int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeC
     const double seconds = seconds_per_example(clipper, shape.parameter_count(),
                                                data::made_up_microbatch(slots, context, shape.vocab));
     if (seconds > kWorthIt * best_seconds) break;
-    if (plan.is_private() && !may_share_passes(clipper, slots, context)) break;
+    if (plan.is_private() && !may_share_passes(clipper, slots, context, config.model.dropout)) break;
     best = slots;
     best_seconds = seconds;
   }

@@ -20,13 +20,14 @@ std::string faster_numerics(const plan::Config& config, model::Gpt2& model, int6
 
 // Whether a private run may take `slots` records per pass: Clipper::self_test. Where it fails the log says
 // so.
-bool may_share_passes(privacy::Clipper& clipper, int64_t slots, int64_t context);
+bool may_share_passes(privacy::Clipper& clipper, int64_t slots, int64_t context, double dropout_rate,
+                      const std::function<void()>& before_pass = {});
 
 // The number of slots with the least time per example, at most `largest`, among those that a private run may
 // take (may_share_passes) and whose activations fit into a quarter of the memory. 1 where nothing larger
 // qualifies.
-int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::RuntimeConfig& runtime,
-                             model::Gpt2& model, int64_t context, int64_t largest);
+int64_t best_microbatch_size(const plan::PrivacyPlan& plan, const plan::Config& config, model::Gpt2& model,
+                             int64_t context, int64_t largest);
 
 // How the configuration wants norms measured where numerics = fp32; times are kept in the user's cache. Each
 // choice is given to `log` as a line of public shapes.

@@ -15,14 +15,6 @@ using test::StepSide;
 
 const at::Device kGpu(at::kCUDA, 0);
 
-// bf16 on both sides, each with its own order of sums and places where it rounds. On the CPU bf16 and f32 are
-// 0.006, 0.0008 and 0.009 apart.
-constexpr test::StepTolerance kAcrossDevices = {0x1p-6, 0x1p-7, 0x1p-5};
-// f32 on both sides, without TF32.
-constexpr test::StepTolerance kAcrossDevicesF32 = {0x1p-10, 0x1p-10, 0x1p-10};
-// The same activations, norms of Gram matrices or of products rounded to bf16 or not.
-constexpr test::StepTolerance kOnOneDevice = {0x1p-6, 0x1p-6, 0x1p-6};
-
 StepSide::Kernels own(at::ScalarType, std::span<const DecayRange> decay, int64_t parameters) {
   StepSide::Kernels kernels;
   kernels.push_back(make_example_kernels(decay, parameters, nullptr));
@@ -54,13 +46,13 @@ bool check_step() {
       for (const bool recompute : {false, true}) {
         const StepSide tested = {std::string(name) + (recompute ? ", layers recomputed" : ""), kGpu, own,
                                  norms, recompute};
-        test::compare_steps({at::kBFloat16, tied, tested, cpu, kAcrossDevices}, report);
-        test::compare_steps({at::kBFloat16, tied, tested, torch, kOnOneDevice}, report);
+        test::compare_steps({at::kBFloat16, tied, tested, cpu, test::kBf16AcrossDevices}, report);
+        test::compare_steps({at::kBFloat16, tied, tested, torch, test::kBf16OnOneDevice}, report);
       }
     for (const NormChoice norms : {NormChoice::kDirect, NormChoice::kMaterialise}) {
       StepSide tested = torch;
       tested.norms = norms;
-      test::compare_steps({at::kFloat, tied, tested, cpu, kAcrossDevicesF32}, report);
+      test::compare_steps({at::kFloat, tied, tested, cpu, test::kF32AcrossDevices}, report);
     }
   }
   for (const std::string& line : report.compared) std::printf("compared %s\n", line.c_str());

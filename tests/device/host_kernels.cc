@@ -75,6 +75,7 @@ class HostKernels final : public kernels::ExampleKernels {
 
   int64_t groups() const override { return static_cast<int64_t>(groups_.ids.size()); }
   void embedding_rows(const void* g, int64_t n, float* rows) override {
+    count("embedding_rows");
     for (int64_t u = 0; u < groups(); ++u)
       for (int64_t c = 0; c < n; ++c) {
         double sum = 0;

@@ -23,8 +23,10 @@ constexpr plan::Gpt2Shape kShape = {
 
 std::vector<MatrixShape> shapes_of_model(at::ScalarType compute) {
   std::vector<MatrixShape> shapes;
-  for (const MatrixParameter& m : matrices_of(kShape))
+  for (const MatrixParameter& m : matrices_of(kShape)) {
     shapes.push_back({12, m.inputs, m.outputs, m.output_major, compute});
+    shapes.back().tied = m.tied;
+  }
   return shapes;
 }
 
@@ -80,12 +82,13 @@ TEST_F(MethodChoice, MeasuresEachShapeOnceForEachDeviceAndType) {
   choose(at::kFloat, {.measurements = 2});
   ASSERT_EQ(kept_lines().size(), 20u);
   EXPECT_EQ(kept_lines().back().substr(0, 16), "loops/measured2/");
-  ASSERT_GE(lines_.size(), 5u);
-  EXPECT_NE(lines_.front().find("bf16 on loops: "), std::string::npos) << lines_.front();
+  ASSERT_EQ(lines_.size(), 5u);  // one for each choice
+  EXPECT_EQ(lines_.front().find("gradient norms on loops, by measurement: "), 0u) << lines_.front();
+  EXPECT_NE(lines_.front().find(" x T12/16x48/bf16 "), std::string::npos) << lines_.front();
 }
 
 TEST_F(MethodChoice, FollowsTheTimesAndTheBudget) {
-  know("16x61/fp32/out", "1 2 3");
+  know("16x61/fp32/out/tied", "1 2 3");
   know("64x16/fp32", "2 1 3");
   know("16x64/fp32", "3 2 1");
   know("16x16/fp32", "1 2 3");
@@ -102,7 +105,7 @@ TEST_F(MethodChoice, FollowsTheTimesAndTheBudget) {
 
 // bf16 operands: a kept number takes two bytes.
 TEST_F(MethodChoice, CountsKeptGradientsInTheOperandsType) {
-  for (const char* shape : {"16x61/bf16/out", "64x16/bf16", "16x64/bf16", "16x16/bf16", "16x48/bf16"})
+  for (const char* shape : {"16x61/bf16/out/tied", "64x16/bf16", "16x64/bf16", "16x16/bf16", "16x48/bf16"})
     know(shape, "2 2 1");
   int64_t bytes = 0;
   for (const MatrixShape& shape : shapes_of_model(at::kBFloat16))
@@ -118,9 +121,10 @@ TEST_F(MethodChoice, IsWhatWasAskedForAndIsLogged) {
                                        {NormChoice::kMaterialise, NormMethod::kMaterialise}}) {
     lines_.clear();
     EXPECT_EQ(choose(at::kFloat, {.norms = choice}), std::vector<NormMethod>(9, method));
-    ASSERT_EQ(lines_.size(), 5u);
-    for (const std::string& line : lines_)
-      EXPECT_NE(line.find(to_string(method) + ", as asked for"), std::string::npos) << line;
+    const std::string name = to_string(method);
+    EXPECT_EQ(lines_, (std::vector{"gradient norms on loops, as asked for: 2 x T12/16x16/fp32 " + name +
+                                   "; 2 x T12/16x48/fp32 " + name + "; 1 x T12/16x61/fp32/out/tied " + name +
+                                   "; 2 x T12/16x64/fp32 " + name + "; 2 x T12/64x16/fp32 " + name + ";"}));
   }
   EXPECT_TRUE(kept_lines().empty());
 }
@@ -130,13 +134,20 @@ TEST_F(MethodChoice, NeverTakesGramNormsOfKernelsThatHaveNone) {
     EXPECT_NE(method, NormMethod::kGram);
 }
 
-TEST_F(MethodChoice, EveryMethodTakesTime) {
+// Of a tied table the rows of the embedding are part of what is measured and added.
+TEST_F(MethodChoice, EveryMethodTakesTheTimeOfWhatAStepDoes) {
   const auto host = test::make_host_kernels(kernels::Element::kFloat, kDecay, &calls_);
-  for (int m = 0; m < kernels::kNormMethods; ++m) {
-    const double seconds =
-        method_seconds(*host, at::kCPU, {12, 16, 48, m == 1, at::kFloat}, static_cast<NormMethod>(m));
-    EXPECT_TRUE(std::isfinite(seconds) && seconds > 0) << seconds;
-  }
+  for (const bool tied : {false, true})
+    for (int m = 0; m < kernels::kNormMethods; ++m) {
+      const auto method = static_cast<NormMethod>(m);
+      MatrixShape shape = {12, 16, 48, tied || m == 1, at::kFloat};
+      shape.tied = tied;
+      calls_.counts.clear();
+      const double seconds = method_seconds(*host, at::kCPU, shape, method);
+      EXPECT_TRUE(std::isfinite(seconds) && seconds > 0) << seconds;
+      EXPECT_EQ(calls_.counts["cross_terms"], tied && method == NormMethod::kGram ? 6 : 0);
+      EXPECT_EQ(calls_.counts["embedding_rows"], tied ? 1 : 0);
+    }
 }
 
 }  // namespace

@@ -67,8 +67,10 @@ std::vector<float> made_weights(const plan::Gpt2Shape& shape) {
 
 // A step with all that it needs.
 struct Engine {
-  Engine(const StepSide& side, const plan::Gpt2Shape& shape, at::ScalarType compute, double max_grad_norm)
-      : parameters(made_weights(shape), compute, side.device),
+  Engine(const StepSide& side, const plan::Gpt2Shape& shape, at::ScalarType pair_compute,
+         double max_grad_norm)
+      : compute(side.compute.value_or(pair_compute)),
+        parameters(made_weights(shape), compute, side.device),
         model(shape, compute, side.device, side.recompute),
         kernels(side.make_kernels(compute, model::decay_ranges(model::gpt2_parameters(shape)),
                                   shape.parameter_count())),
@@ -90,6 +92,7 @@ struct Engine {
   double norm(int64_t b) const { return ClippedStepAccess::norm(step, b); }
   double factor(int64_t b) const { return ClippedStepAccess::factor(step, b); }
 
+  at::ScalarType compute;
   device::Parameters parameters;
   device::Gpt2 model;
   StepSide::Kernels kernels;
@@ -101,6 +104,9 @@ double l2(const std::vector<int64_t>& values) {
   for (const int64_t v : values) sum += static_cast<double>(v) * static_cast<double>(v);
   return std::sqrt(sum);
 }
+
+// A NaN is larger than every number.
+double larger(double a, double b) { return a > b || std::isnan(a) ? a : b; }
 
 class Comparison {
  public:
@@ -119,27 +125,34 @@ class Comparison {
 
   void sums(bool ragged) {
     const std::string where = ragged ? "rows up to the last target" : "all rows";
+    const StepDistance distance = measure(ragged);
+    within(where, "norms", distance.norm, tolerance_.norm);
+    within(where, "factors", distance.factor, tolerance_.factor);
+    within(where, "sum of integers", distance.sum, tolerance_.sum);
+  }
+
+  // Leaves the sums of both where they are.
+  StepDistance measure(bool ragged) {
     const std::vector<int64_t> got = tested_.sum_of(kAll, ragged), wanted = trusted_.sum_of(kAll, ragged);
-    double norm_error = 0, factor_error = 0, contributions = 0;
+    StepDistance distance = {};
+    double contributions = 0;
     for (int64_t b = 0; b < static_cast<int64_t>(kAll.size()); ++b) {
       if (!kAll[b] || !kAll[b]->has_targets) {
-        expect(tested_.factor(b) == 0, where, ": slot ", b, " has no target and factor ", tested_.factor(b));
+        for (const Engine* engine : {&tested_, &trusted_})
+          expect(engine->factor(b) == 0, "slot ", b, " has no target and factor ", engine->factor(b));
         continue;
       }
-      norm_error = larger(norm_error, std::abs(tested_.norm(b) / trusted_.norm(b) - 1));
-      factor_error = larger(factor_error, std::abs(tested_.factor(b) - trusted_.factor(b)));
+      distance.norm = larger(distance.norm, std::abs(tested_.norm(b) / trusted_.norm(b) - 1));
+      distance.factor = larger(distance.factor, std::abs(tested_.factor(b) - trusted_.factor(b)));
       contributions += trusted_.norm(b) * trusted_.factor(b);
     }
     std::vector<int64_t> difference = got;
     for (size_t i = 0; i < got.size(); ++i) difference[i] -= wanted[i];
     // Each element of each example may round to the next integer on one side alone.
     const double rounding = std::sqrt(static_cast<double>(got.size()) * static_cast<double>(kAll.size()));
-    const double sum_error =
-        std::max(0.0, l2(difference) - rounding) * std::ldexp(1.0, kGridExponent) / contributions;
-    within(where, "norms", norm_error, tolerance_.norm);
-    within(where, "factors", factor_error, tolerance_.factor);
-    within(where, "sum of integers", sum_error, tolerance_.sum);
-    expect(l2(got) > 0, where, ": nothing was added");
+    distance.sum = std::max(0.0, l2(difference) - rounding) * std::ldexp(1.0, kGridExponent) / contributions;
+    expect(l2(got) > 0, "nothing was added");
+    return distance;
   }
 
   // After sums(): what lies in the sum of the step under test is released by both.
@@ -194,9 +207,6 @@ class Comparison {
     DPFA_CHECK(least > 0 && least < most, "norms between ", least, " and ", most);
     return std::sqrt(least * most);
   }
-  // A NaN is larger than every number.
-  static double larger(double a, double b) { return a > b || std::isnan(a) ? a : b; }
-
   template <typename... Parts>
   void expect(bool holds, const Parts&... parts) {
     if (holds) return;
@@ -214,7 +224,7 @@ class Comparison {
   }
 
   plan::Gpt2Shape shape_;
-  StepTolerance tolerance_;
+  StepDistance tolerance_;
   StepReport& report_;
   double clip_;
   Engine tested_, trusted_;
@@ -222,6 +232,13 @@ class Comparison {
 };
 
 }  // namespace
+
+StepDistance distance_between(const StepPair& pair) {
+  StepReport unread;
+  Comparison comparison(pair, unread);
+  const StepDistance a = comparison.measure(/*ragged=*/true), b = comparison.measure(/*ragged=*/false);
+  return {larger(a.norm, b.norm), larger(a.factor, b.factor), larger(a.sum, b.sum)};
+}
 
 void compare_steps(const StepPair& pair, StepReport& report) {
   Comparison comparison(pair, report);

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,19 +30,35 @@ struct StepSide {
   device::NormChoice norms = device::NormChoice::kDirect;
   bool recompute = false;
   std::function<void(device::StepNumbers&)> alter = {};  // for tests of the check itself
+  std::optional<at::ScalarType> compute = {};            // where it is not that of the pair
 };
 
-// How far both may be apart, as shares: of an example's norm, of its factor (absolutely), of the norms of all
+// How far both are apart, as shares: of an example's norm, of its factor (absolutely), of the norms of all
 // contributions for the sum. Rounding to the grid comes on top.
-struct StepTolerance {
+struct StepDistance {
   double norm, factor, sum;
 };
+
+// How far they may be apart. step_check_test.cc measures on the CPU what is said here of types.
+//
+// bf16 on two devices, each with its own order of sums and places where it rounds: twice what bf16 and f32
+// are apart on one.
+inline constexpr StepDistance kBf16AcrossDevices = {0x1p-6, 0x1p-7, 0x1p-5};
+// f32 on two devices: many times twice what f32 and f64 are apart on one, for functions that a device
+// approximates; less than an eighth of what bf16 and f32 are apart, which is what TF32 with its three bits
+// more would give: it must not pass for f32.
+inline constexpr StepDistance kF32AcrossDevices = {0x1p-13, 0x1p-14, 0x1p-13};
+// bf16 on one device, the same activations: a Gram norm is at most 2^-8 above the norm that it stands for
+// (twice its certified error of 2^-8 of the square), and numbers that are rounded to bf16 on their way into a
+// sum are off by 2^-9 each, on one side or on both. So a norm and a factor are off by 2^-7 at most and a sum
+// by 3 x 2^-8; the rest is for products that LibTorch splits and joins in bf16.
+inline constexpr StepDistance kBf16OnOneDevice = {0x1p-6, 0x1p-6, 0x1p-6};
 
 struct StepPair {
   at::ScalarType compute;
   bool tied;
   StepSide tested, trusted;
-  StepTolerance tolerance;
+  StepDistance tolerance;
 };
 
 struct StepReport {
@@ -57,5 +74,8 @@ struct StepReport {
 //   - of the step under test: an example's norm and integers alone in the first slot and among others in
 //     another, with all rows: the same bits.
 void compare_steps(const StepPair& pair, StepReport& report);
+
+// The larger distances of both kinds of rows; the pair's tolerance is not asked for.
+StepDistance distance_between(const StepPair& pair);
 
 }  // namespace dpfa::test

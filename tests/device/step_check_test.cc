@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <sstream>
+
 #include "src/device/library_kernels.h"
 #include "tests/device/host_kernels.h"
 
@@ -29,7 +32,7 @@ StepSide::MakeKernels library() {
 }
 
 const StepSide kTrusted = {"loops", at::kCPU, loops()};
-constexpr StepTolerance kTolerance = {0x1p-8, 0x1p-8, 0x1p-8};  // a Gram norm is an upper bound
+constexpr StepDistance kTolerance = {0x1p-8, 0x1p-8, 0x1p-8};  // a Gram norm is an upper bound
 
 std::string text(const std::vector<std::string>& lines) {
   std::string all;
@@ -54,6 +57,37 @@ TEST(StepCheck, FindsThatEveryMethodAgreesWithLoops) {
       EXPECT_EQ(text(report.differences), "");
       EXPECT_EQ(report.compared.size(), 4u * 8) << text(report.compared);
     }
+}
+
+// Of the same loops in two types, head tied or not.
+StepDistance distance_of(at::ScalarType a, at::ScalarType b) {
+  StepDistance most = {};
+  for (const bool tied : {true, false}) {
+    StepSide other = kTrusted;
+    other.compute = b;
+    const StepDistance d = distance_between({a, tied, kTrusted, other, {}});
+    most = {std::max(most.norm, d.norm), std::max(most.factor, d.factor), std::max(most.sum, d.sum)};
+  }
+  return most;
+}
+
+bool is_below(const StepDistance& a, double times, const StepDistance& b) {
+  return a.norm * times < b.norm && a.factor * times < b.factor && a.sum * times < b.sum;
+}
+std::string text(const StepDistance& d) {
+  std::ostringstream all;
+  all << d.norm << ", " << d.factor << ", " << d.sum;
+  return all.str();
+}
+
+// What the tolerances of a GPU's steps are made of.
+TEST(StepCheck, ToleratesTwiceTheRoundingOfATypeAndNoCoarserType) {
+  const StepDistance bf16 = distance_of(at::kBFloat16, at::kFloat),
+                     f32 = distance_of(at::kFloat, at::kDouble);
+  EXPECT_TRUE(is_below(bf16, 2, kBf16AcrossDevices)) << text(bf16);
+  EXPECT_TRUE(is_below(f32, 16, kF32AcrossDevices)) << text(f32);
+  EXPECT_TRUE(is_below(kF32AcrossDevices, 8, bf16)) << text(bf16);
+  EXPECT_GT(f32.norm, 0);
 }
 
 struct Mistake {

@@ -8,22 +8,6 @@
 namespace dpfa::device {
 namespace {
 
-TEST(ClippedStep, TheThreeMethodsMeasureTheSame) {
-  for (const bool tied : {true, false}) {
-    std::vector<std::vector<double>> norms;
-    for (const NormChoice choice : {NormChoice::kGram, NormChoice::kDirect, NormChoice::kMaterialise}) {
-      Engine engine({.compute = at::kDouble, .tied = tied, .norms = choice});
-      engine.accumulate(kExamples, kSome, 5);
-      norms.emplace_back();
-      for (int64_t b = 0; b < 5; ++b) norms.back().push_back(ClippedStepAccess::norm(engine.step, b));
-    }
-    for (int64_t b = 0; b < 5; ++b) {
-      EXPECT_NEAR(norms[0][b], norms[1][b], kernels::kGramSlack * norms[1][b]);
-      EXPECT_EQ(norms[2][b], norms[1][b]);
-    }
-  }
-}
-
 TEST(ClippedStep, MethodsAreMeasuredOnceForEachShapeOfMicrobatch) {
   std::vector<std::string> lines;
   Setting s = {.norms = NormChoice::kMeasured};
@@ -41,7 +25,7 @@ TEST(ClippedStep, MethodsAreMeasuredOnceForEachShapeOfMicrobatch) {
                   kernels::kGramSlack * ClippedStepAccess::norm(direct.step, b));
   }
   EXPECT_EQ(again, 2);
-  EXPECT_GE(lines.size(), 10u);  // five shapes of matrices
+  EXPECT_EQ(lines.size(), 2u);
 }
 
 // bf16: an example adds the rounded numbers that its norm is of, whatever the rounding made of them.

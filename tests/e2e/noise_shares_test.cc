@@ -105,7 +105,7 @@ class MaskedOwners : public NoiseShares {
   Words masked() const {
     return shares({"--aggregation.mode", "masked", "--aggregation.colluding_ranks", "1", "--data.train",
                    folder_ / "own{rank}", "--privacy.dataset_size", "64", "--runtime.constant_step_slots",
-                   "true"});
+                   "true", "--runtime.microbatch_size", "0"});
   }
 
  private:
@@ -268,7 +268,7 @@ TEST_F(NoiseShares, TrainWithADitherAndWithConstantWork) {
     expect_success(on_ranks(2, shares({"--output.dir", folder_ / numerics, "--privacy.numerics", numerics,
                                        "--aggregation.lane_bits", "21", "--aggregation.clamp_norms", "1",
                                        "--privacy.dataset_size", "64", "--runtime.constant_step_slots",
-                                       "true", "--privacy.steps", "5"})));
+                                       "true", "--runtime.microbatch_size", "0", "--privacy.steps", "5"})));
     const auto open = read_json_lines(folder_ / numerics / "ledger.jsonl").front();
     EXPECT_EQ(open.at("plan").at("event").at("rounded_dimension").get<int64_t>() > 0, numerics == "fp32");
     EXPECT_NO_THROW(plan::PrivacyPlan::from_json(open.at("plan")));

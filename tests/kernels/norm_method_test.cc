@@ -141,21 +141,25 @@ TEST_F(Times, ThatCannotBeReadOrKeptAreMeasuredAgain) {
   EXPECT_EQ(measured_, before + 1);
 }
 
-TEST_F(Times, OfKeptGradientsAreNotMeasuredWhereNoneFits) {
+TEST_F(Times, OfWhatCannotBeChosenAreNotMeasured) {
   const std::filesystem::path file = folder_.path() / "methods.txt";
-  MatrixShape shape = shape_of(8, 16);
-  shape.kept = 0;
-  for (int run = 0; run < 2; ++run) {
-    const MethodSeconds seconds = MethodTimes(file).of(shape, [&](const MatrixShape&, NormMethod method) {
-      EXPECT_NE(method, NormMethod::kMaterialise);
-      ++measured_;
-      return 0.5;
-    });
-    EXPECT_EQ(seconds, (MethodSeconds{0.5, 0.5, std::numeric_limits<double>::infinity()}));
-  }
-  EXPECT_EQ(measured_, 2);  // of one run: the other reads them
-  shape.kept = 1;
-  EXPECT_EQ(ask(file, shape)[0], 0.25);
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const bool gram : {true, false})
+    for (const int64_t kept : {0, 1}) {
+      MatrixShape shape = shape_of(8, 16);
+      shape.kept = kept;
+      std::vector<NormMethod> measured;
+      for (int run = 0; run < 2; ++run) {  // the second one reads them
+        const MethodSeconds seconds = MethodTimes(file).of(
+            shape, [&](const MatrixShape&, NormMethod method) { return measured.push_back(method), 0.5; },
+            gram);
+        EXPECT_EQ(seconds, (MethodSeconds{gram ? 0.5 : kInfinity, 0.5, kept > 0 ? 0.5 : kInfinity}));
+      }
+      std::vector<NormMethod> expected = {NormMethod::kDirect};
+      if (gram) expected.insert(expected.begin(), NormMethod::kGram);
+      if (kept > 0) expected.push_back(NormMethod::kMaterialise);
+      EXPECT_EQ(measured, expected);
+    }
 }
 
 // A measurement takes no more examples than a microbatch has, and no more memory than the run.
@@ -182,20 +186,43 @@ TEST(AutoMethod, MeasuresWithinTheMicrobatchAndTheBudget) {
   omp_set_num_threads(threads);
 }
 
-// A Gram norm may be measured again: the fastest of the other two is chosen where work must be constant.
-TEST(AutoMethod, ChoosesNoGramNormsForConstantWork) {
+// A Gram norm may be measured again: the fastest of the other two is chosen where work must be constant, as
+// where there are no kernels for Gram norms.
+TEST(AutoMethod, NeitherMeasuresNorChoosesGramNormsForConstantWork) {
   GradientRecords records;
   records.offsets = equal_offsets(2, 1);
   records.linears.push_back({at::ones({2, 9}), at::ones({2, 11}), 0, false});
-  const auto gram_is_fastest = [](const MatrixShape&, NormMethod method) {
+  int gram_norms = 0;
+  const auto gram_is_fastest = [&](const MatrixShape&, NormMethod method) {
+    gram_norms += method == NormMethod::kGram;
     return method == NormMethod::kGram ? 1.0 : method == NormMethod::kDirect ? 2.0 : 3.0;
   };
   NormMethodChoice choice = {.method = "auto"};
   const auto shapes = shapes_of(records, 20);
   EXPECT_EQ(methods_of(shapes, 2, choice, gram_is_fastest), std::vector{NormMethod::kGram});
-  choice.constant_work = true;
   EXPECT_THROW(make_gram_route({.method = "gram", .constant_work = true}), InternalError);
-  EXPECT_EQ(methods_of(shapes, 2, choice, gram_is_fastest), std::vector{NormMethod::kDirect});
+  for (const auto& [constant_work, has_kernels] : {std::pair{true, true}, {false, false}}) {
+    choice.constant_work = constant_work;
+    choice.gram_norms = has_kernels;
+    EXPECT_EQ(methods_of(shapes, 2, choice, gram_is_fastest), std::vector{NormMethod::kDirect});
+  }
+  EXPECT_EQ(gram_norms, 1) << "measured although they cannot be chosen";
+}
+
+TEST(AutoMethod, ATiedTableIsMeasuredWithTheRowsOfItsEmbedding) {
+  const std::vector<int64_t> ids(4, 1);
+  GradientRecords records;
+  records.offsets = equal_offsets(2, 2);
+  records.linears.push_back({at::ones({4, 9}), at::ones({4, 11}), 0, true});
+  records.linears.push_back({at::ones({4, 9}), at::ones({4, 11}), 0, true});
+  records.embedding = {ids, at::ones({4, 9}), 0, 99, 1};
+  const std::vector<MatrixShape> shapes = shapes_of(records, 20);
+  EXPECT_EQ(shapes[0].key(), "T20/9x11/fp32/out");
+  EXPECT_EQ(shapes[1].key(), "T20/9x11/fp32/out/tied");
+  for (int m = 0; m < kNormMethods; ++m) {
+    const double seconds = method_seconds(shapes[1], static_cast<NormMethod>(m));
+    EXPECT_TRUE(std::isfinite(seconds) && seconds > 0) << seconds;
+  }
 }
 
 // Every matrix by measurement: the norms are those of any method, and the choice is told.

@@ -3,17 +3,20 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <random>
 
 #include "kernels/contribution_sink.h"
+#include "tests/support/engine_oracle.h"
 
 namespace dpfa::kernels {
 namespace {
 
 constexpr int64_t kInputs = 37, kOutputs = 53;  // no multiple of a vector or a tile
+constexpr int64_t kParameters = kInputs * kOutputs;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
@@ -50,15 +53,20 @@ struct Result {
   }
 };
 
-Result run(NormRoute& route, const std::vector<LinearExample>& examples, at::ScalarType compute,
-           double max_grad_norm) {
+GradientRecords records_of(const std::vector<LinearExample>& examples, at::ScalarType compute) {
   std::vector<const Rows*> xs, gs;
   for (const LinearExample& e : examples) xs.push_back(&e.x), gs.push_back(&e.g);
   GradientRecords records;
   for (const LinearExample& e : examples)
     records.offsets.push_back(records.offsets.back() + static_cast<int64_t>(e.x.size()));
   records.linears.push_back({stack(xs, kInputs, compute), stack(gs, kOutputs, compute), 0, false});
-  Result result{std::vector<ExampleOutcome>(examples.size()), std::vector<double>(kInputs * kOutputs)};
+  return records;
+}
+
+Result run(NormRoute& route, const std::vector<LinearExample>& examples, at::ScalarType compute,
+           double max_grad_norm) {
+  const GradientRecords records = records_of(examples, compute);
+  Result result{std::vector<ExampleOutcome>(examples.size()), std::vector<double>(kParameters)};
   DoubleSink sink(result.sum);
   const std::vector<uint8_t> selected(examples.size(), 1);
   route.accumulate(records, selected, max_grad_norm, sink, result.outcomes);
@@ -114,6 +122,13 @@ std::vector<Named> adversarial_examples() {
     result.push_back({"aligned and large, T=" + std::to_string(tokens),
                       {Rows(tokens, std::vector<float>(kInputs, 2.5e18f)),
                        Rows(tokens, std::vector<float>(kOutputs, 2.5e18f))}});
+  // The same of 64 tokens, of which the Gram entries overflow too, or, of two columns, do not.
+  for (int64_t columns : {kOutputs, int64_t{2}}) {
+    LinearExample e = {Rows(64, std::vector<float>(kInputs)), Rows(64, std::vector<float>(kOutputs))};
+    for (Rows* rows : {&e.x, &e.g})
+      for (auto& row : *rows) std::fill_n(row.begin(), std::min<int64_t>(columns, row.size()), 4e18f);
+    result.push_back({"constant and large, " + std::to_string(columns) + " columns", e});
+  }
   for (float bad : {kInf, -kInf, kNan, 3e38f}) {
     LinearExample e = scaled(3, 65, 1, 1);
     e.x[7][3] = bad;
@@ -125,6 +140,20 @@ std::vector<Named> adversarial_examples() {
   return result;
 }
 
+// The exact route over parts that come twice.
+class Streamed final : public NormRoute {
+ public:
+  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
+                  ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
+    StreamedRoute route(records.examples());
+    route.measure(records, selected);
+    const std::vector<ExampleOutcome> settled = route.settle(selected, max_grad_norm);
+    route.add(records, settled, sink);
+    route.check_added(settled);
+    std::copy(settled.begin(), settled.end(), outcomes.begin());
+  }
+};
+
 struct Route {
   std::string name;
   std::function<std::unique_ptr<NormRoute>()> make;
@@ -133,6 +162,7 @@ struct Route {
 // 1e-12: norm and check are sums of a few thousand squares in double.
 std::unique_ptr<NormRoute> make_by(const std::string& method) { return make_gram_route({.method = method}); }
 const Route kRoutes[] = {{"exact", [] { return make_exact_route(); }, 1e-12},
+                         {"streamed", [] { return std::make_unique<Streamed>(); }, 1e-12},
                          {"gram", [] { return make_by("gram"); }, kGramSlack},
                          {"direct", [] { return make_by("direct"); }, kGramSlack},
                          {"materialise", [] { return make_by("materialise"); }, kGramSlack}};
@@ -147,6 +177,33 @@ TEST(NormRoute, NoExampleAddsMoreThanTheClippingNorm) {
           EXPECT_LE(result.norm(), clip * (1 + route.slack))  // false for NaN too
               << route.name << ", " << named.name << ", " << c10::toString(compute) << ", C = " << clip;
         }
+  }
+}
+
+// As a run adds it: as integers on the plan's grid, within the plan's sensitivity. The clipping norms are the
+// least, the largest and some in between; with the least, factors are subnormal f32 or none.
+TEST(NormRoute, NoExampleAddsIntegersBeyondTheSensitivityOfThePlan) {
+  const std::vector<Named> examples = adversarial_examples();
+  for (const Route& route : kRoutes) {
+    const auto engine = route.make();
+    const std::string numerics = route.slack == kGramSlack ? "fp32" : "exact";
+    int subnormal = 0;
+    for (const double clip : {1e-12, 1e-5, 0.1, 1.0, 10.0, 1e12}) {
+      const plan::PrivacyPlan plan =
+          test::make_plan({.numerics = numerics, .max_grad_norm = clip}, kParameters);
+      for (const Named& named : examples)
+        for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+          std::vector<int32_t> sum(kParameters);
+          IntegerSink sink(sum, plan.grid_exponent());
+          ExampleOutcome outcome;
+          const std::vector<uint8_t> selected = {1};
+          engine->accumulate(records_of({named.example}, compute), selected, clip, sink, {&outcome, 1});
+          EXPECT_LE(test::l2(std::span<const int32_t>(sum)) * plan.grid(), plan.sensitivity())
+              << route.name << ", " << named.name << ", " << c10::toString(compute) << ", C = " << clip;
+          subnormal += outcome.factor > 0 && outcome.factor < std::numeric_limits<float>::min();
+        }
+    }
+    EXPECT_GT(subnormal, 0) << route.name;
   }
 }
 
@@ -257,6 +314,24 @@ TEST(IntegerSink, RoundsTheScaledValuesToTheGridAndNeverScalesUp) {
       EXPECT_NEAR(added, exact, grid / 2 + std::abs(exact) * 0x1p-22);
       EXPECT_LE(std::abs(added), std::abs(exact) * (1 + 0x1p-23) + grid / 2);
       EXPECT_TRUE(sum[0] == 100 && sum[2] == 100);
+    }
+}
+
+// The grid of a plan is finest, in shares of its clipping norm, just below a power of two.
+TEST(IntegerSink, MovesNoIntegerByMoreThanTheLargest) {
+  for (const double clip : {std::nextafter(2.0, 0.0), std::nextafter(1024.0, 0.0), 1.0, 1.5})
+    for (const double value : {clip * (1 + kGramSlack), 1e4, 1e30}) {
+      std::vector<int32_t> sums(2);
+      IntegerSink sink(sums, std::ilogb(clip) - 22);
+      const float up = static_cast<float>(value), down = -up;
+      const double factor = std::min(1.0, clip * (1 + kGramSlack) / up);
+      sink.add(0, std::span(&up, 1), factor);
+      sink.add(1, std::span(&down, 1), factor);
+      EXPECT_LE(sums[0], kLargestInteger) << clip << ", " << value;
+      EXPECT_GE(sums[1], -kLargestInteger) << clip << ", " << value;
+      if (clip == std::nextafter(2.0, 0.0)) {
+        EXPECT_GT(sums[0], (1 << 23) + 1) << "the slack of fp32 counts";
+      }
     }
 }
 

@@ -307,18 +307,57 @@ TEST(Claims, AJobThatCannotKeepThemIsRefusedBeforeItRuns) {
   refused([&](Config& c) { constant(c), c.aggregation.colluding_ranks = 1; }, kConfig, "");
   refused([&](Config& c) { constant(c), c.privacy.dataset_size.reset(); }, kConfig, "privacy.dataset_size");
   refused([&](Config& c) { constant(c), c.privacy.enabled = false; }, kConfig, "privacy.enabled");
+  refused([&](Config& c) { constant(c), c.runtime.microbatch_size = 2; }, kConfig, "microbatch_size = 2");
+  refused([&](Config& c) { constant(c), c.runtime.microbatch_size = 1; }, kConfig, "");
   const auto gram = [&](Config& c) { constant(c), c.runtime.norm_method = "gram"; };
   for (const std::string numerics : {"fp32", "auto"}) {  // what is measured must not decide about a refusal
     refused([&](Config& c) { gram(c), c.privacy.numerics = numerics; }, kConfig, "norm_method = gram");
     refused([&](Config& c) { constant(c), c.privacy.numerics = numerics; }, kConfig, "");
   }
-  refused(gram, kConfig, "");
   const auto masked = [](Config& c) { c.aggregation.mode = "masked"; };
   refused(masked, kConfig, "needs aggregation.allow_list and aggregation.identity");
   refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list"; }, kConfig, "aggregation.identity");
   refused(masked, kConfig, "", /*dry_run=*/true);
   refused([&](Config& c) { masked(c), c.aggregation.allow_list = "list", c.aggregation.identity = "key"; },
           kConfig, "");
+}
+
+// What would do nothing, or cost noise for nothing; a baseline is refused what the private run is.
+TEST(Claims, AJobWithSettingsOfNormsThatWouldDoNothingIsRefused) {
+  const auto refusal = [](const std::string& numerics, const std::string& recompute,
+                          const std::string& norm_method, int64_t norm_memory_mib) -> std::string {
+    std::string words[2];
+    for (const bool enabled : {true, false}) {
+      Config config;
+      config.privacy = given_noise();
+      config.privacy.numerics = numerics;
+      config.privacy.enabled = enabled;
+      config.runtime.recompute = recompute;
+      config.runtime.norm_method = norm_method;
+      config.runtime.norm_memory_mib = norm_memory_mib;
+      try {
+        check_job(config, /*ranks=*/1, /*dry_run=*/false);
+      } catch (const ConfigError& error) {
+        words[enabled] = error.what();
+      }
+    }
+    EXPECT_EQ(words[0], words[1]);
+    return words[1];
+  };
+  const auto expect = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
+  };
+  for (const std::string method : {"gram", "direct", "materialise"}) {
+    expect(refusal("exact", "none", method, 0), "runtime.norm_method = " + method);
+    expect(refusal("auto", "layer", method, 0), "recompute = layer");
+    expect(refusal("fp32", "none", method, 5), "take one of them out");
+    for (const std::string numerics : {"fp32", "auto"}) EXPECT_EQ(refusal(numerics, "none", method, 0), "");
+  }
+  expect(refusal("exact", "none", "auto", 5), "runtime.norm_memory_mib = 5");
+  expect(refusal("auto", "layer", "auto", 5), "runtime.norm_memory_mib = 5");
+  expect(refusal("fp32", "layer", "auto", 0), "set numerics = exact or recompute = none");
+  for (const std::string numerics : {"fp32", "auto"}) EXPECT_EQ(refusal(numerics, "none", "auto", 5), "");
+  for (const std::string numerics : {"exact", "auto"}) EXPECT_EQ(refusal(numerics, "layer", "auto", 0), "");
 }
 
 TEST(Claims, StatementSaysBothEpsilonsAndAgainstWhomTheyHold) {

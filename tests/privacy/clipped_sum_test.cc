@@ -14,8 +14,10 @@ namespace {
 
 using test::ClippedSumAccess;
 
-// The most that one example moves a coordinate: max_grad_norm / grid < 2^23, and half a unit of rounding.
-constexpr int32_t kLargest = (1 << 23) + 1;
+// The most that one example moves a coordinate: max_grad_norm / grid < 2^23, a share of 2^-8 of that with
+// numerics = fp32, and half a unit of rounding.
+constexpr int32_t kLargest = (1 << 23) + (1 << 15) + 1;
+static_assert(kLargest == kernels::kLargestInteger);
 constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
 
 TEST(ClippedSum, CanBeMovedButNeitherCopiedNorMadeByOthers) {

@@ -4,89 +4,14 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
-#include <cmath>
 #include <limits>
-#include <numeric>
 
-#include "kernels/contribution_sink.h"
-#include "tests/privacy/made_examples.h"
-#include "tests/support/clipped_sum_access.h"
-#include "tests/support/engine_oracle.h"
+#include "tests/privacy/clipper_engine.h"
 
 namespace dpfa::privacy {
 namespace {
 
-using test::ClippedSumAccess;
-using test::Example;
-
-constexpr int64_t kVocab = 61, kTokens = 32;
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int64_t kPoisoned = 5;  // the token id whose embedding row tests make non-finite
-
-struct Setting {
-  std::string numerics = "exact";
-  at::ScalarType compute = at::kFloat;
-  bool tied = true;
-  double max_grad_norm = 1;
-  double weight_scale = 3;
-  model::Execution execution = {};
-};
-
-std::ostream& operator<<(std::ostream& out, const Setting& s) {
-  return out << s.numerics << ", " << c10::toString(s.compute) << (s.tied ? ", tied" : ", untied")
-             << ", C = " << s.max_grad_norm << ", weights x " << s.weight_scale;
-}
-
-// Model, plan and clipper of one setting.
-class Engine {
- public:
-  explicit Engine(const Setting& setting)
-      : shape_{.layers = 2,
-               .width = 16,
-               .heads = 2,
-               .positions = kTokens,
-               .vocab = kVocab,
-               .tied_head = setting.tied},
-        weights_(test::made_parameters(shape_, setting.weight_scale)),
-        plan_(test::make_plan({.numerics = setting.numerics, .max_grad_norm = setting.max_grad_norm},
-                              shape_.parameter_count())),
-        model_(shape_, setting.compute, setting.execution),
-        clipper_(plan_, model_) {
-    model_.bind(weights_);
-  }
-
-  const plan::PrivacyPlan& plan() const { return plan_; }
-  Clipper& clipper() { return clipper_; }
-  int64_t parameters() const { return shape_.parameter_count(); }
-  // The token embedding's row of `id`.
-  std::span<float> embedding_row(int64_t id) {
-    return std::span(weights_).subspan(id * shape_.width, shape_.width);
-  }
-  void weights_changed() { model_.weights_changed(); }
-
-  // The integer sum over `draw`, in microbatches of `slots`.
-  std::vector<int64_t> sum(std::span<const Example> examples, std::span<const int64_t> draw, int64_t slots,
-                           const model::Dropout* dropout = nullptr) {
-    ClippedSum sum = clipper_.zero();
-    for (size_t first = 0; first < draw.size(); first += slots) {
-      const auto chunk = draw.subspan(first, std::min<size_t>(slots, draw.size() - first));
-      clipper_.accumulate(test::pack(examples, chunk, slots, kTokens), dropout, sum);
-    }
-    return ClippedSumAccess::total(sum);
-  }
-  double norm(std::span<const int64_t> integers) const { return test::l2(integers) * plan_.grid(); }
-
- private:
-  plan::Gpt2Shape shape_;
-  std::vector<float> weights_;
-  plan::PrivacyPlan plan_;
-  model::Gpt2 model_;
-  Clipper clipper_;
-};
-
-// Ten examples of every kind; the token kPoisoned is in the last one alone.
-std::vector<Example> made_examples() { return test::examples_of_every_kind(kTokens, kVocab, kPoisoned); }
 
 std::vector<int64_t> minus(std::vector<int64_t> a, std::span<const int64_t> b) {
   for (size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
@@ -141,8 +66,7 @@ TEST(Clipper, NonFiniteWeightsOfARowStayWithinTheSensitivity) {
         for (const float bad : {kNan, kInf, -kInf, 1e20f, 3e38f}) {
           const Setting setting{numerics, compute, tied};
           Engine engine(setting);
-          engine.embedding_row(kPoisoned)[3] = bad;
-          engine.weights_changed();
+          engine.poison(bad);
           for (const size_t e : {0, 9})
             EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)),
                       engine.plan().sensitivity())
@@ -158,8 +82,7 @@ TEST(Clipper, ANonFiniteRecordChangesNothing) {
       for (const float bad : {kNan, kInf}) {
         const Setting setting{.numerics = numerics, .compute = compute, .tied = false};
         Engine engine(setting);
-        engine.embedding_row(kPoisoned)[3] = bad;
-        engine.weights_changed();
+        engine.poison(bad);
         // The poisoned record takes the place of an empty slot, so that no other record moves.
         const int64_t without[] = {0, 1, 2}, with[] = {0, 1, 2, 9};
         EXPECT_EQ(engine.sum(examples, with, 4), engine.sum(examples, without, 4)) << setting << ", " << bad;
@@ -281,8 +204,7 @@ TEST(Clipper, AModelThatRecomputesItsLayersAddsTheSame) {
       ASSERT_TRUE(recomputes.clipper().self_test(3, kTokens));
       EXPECT_EQ(recomputes.sum(examples, draw, 2, &dropout), recomputes.sum(examples, draw, 6, &dropout));
       const int64_t poisoned[] = {9};
-      recomputes.embedding_row(kPoisoned)[3] = kNan;
-      recomputes.weights_changed();
+      recomputes.poison(kNan);
       EXPECT_EQ(recomputes.sum(examples, poisoned, 1), std::vector<int64_t>(engine.parameters()));
     }
 }
@@ -314,6 +236,23 @@ TEST(Clipper, SelfTestFindsSlotsThatDoNotMatter) {
       for (const int64_t slots : {1, 2, 5})
         EXPECT_TRUE(engine.clipper().self_test(slots, kTokens)) << numerics << ", " << slots;
     }
+}
+
+// Five records make no pair by themselves where one of them stands in front.
+TEST(Clipper, SelfTestTriesPairsOfEqualLengthsAmongOthers) {
+  for (const int64_t slots : {4, 5, 7}) EXPECT_TRUE(Engine({}).clipper().self_test(slots, kTokens)) << slots;
+}
+
+TEST(Clipper, SelfTestTriesManyLengths) {
+  for (const std::string numerics : {"exact", "fp32"})
+    for (const int64_t slots : {3, 5, 40})  // more than kTokens: the last records have one token
+      EXPECT_TRUE(Engine({.numerics = numerics}).clipper().self_test(slots, kTokens)) << numerics << slots;
+}
+
+TEST(Clipper, SelfTestTriesTheDropoutOfTheRun) {
+  for (const std::string numerics : {"exact", "fp32"})
+    EXPECT_TRUE(Engine({.numerics = numerics}).clipper().self_test(3, kTokens, /*dropout_rate=*/0.3))
+        << numerics;
 }
 
 // Later steps may clip what the first does not: the norm itself must not depend on the slot.

@@ -3,78 +3,28 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <limits>
 #include <mutex>
 
-#include "src/privacy/clipper.h"
-#include "tests/privacy/made_examples.h"
-#include "tests/support/clipped_sum_access.h"
-#include "tests/support/engine_oracle.h"
+#include "tests/privacy/clipper_engine.h"
 
 namespace dpfa::privacy {
 namespace {
 
-using test::ClippedSumAccess;
-using test::Example;
-
-constexpr int64_t kVocab = 61, kTokens = 32;
-constexpr int64_t kPoisoned = 5;  // the token id whose embedding row is not finite where the head is not tied
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-struct Setting {
-  std::string numerics = "exact";
-  at::ScalarType compute = at::kFloat;
-  model::Execution execution = {};
-  std::string norm_method = "direct";
-};
 const Setting kSettings[] = {{},
                              {.compute = at::kBFloat16},
                              {.execution = {.recompute_layers = true}},
-                             {.numerics = "fp32"},
+                             {.numerics = "fp32", .norm_method = "direct"},
                              {.numerics = "fp32", .norm_method = "materialise"}};
 
-std::ostream& operator<<(std::ostream& out, const Setting& s) {
-  return out << s.numerics << ", " << c10::toString(s.compute) << ", " << s.norm_method
-             << (s.execution.recompute_layers ? ", recomputed" : "");
-}
-
-class Engine {
- public:
-  Engine(const Setting& setting, bool tied, bool constant_work)
-      : shape_{.layers = 1,
-               .width = 16,
-               .heads = 2,
-               .positions = kTokens,
-               .vocab = kVocab,
-               .tied_head = tied},
-        weights_(test::made_parameters(shape_)),
-        plan_(test::make_plan({.numerics = setting.numerics}, shape_.parameter_count())),
-        model_(shape_, setting.compute, setting.execution),
-        clipper_(plan_, model_, {.method = setting.norm_method}, constant_work) {
-    if (!tied) weights_[kPoisoned * shape_.width + 3] = kNan;
-    model_.bind(weights_);
-  }
-  Clipper& clipper() { return clipper_; }
-  // One record to a pass.
-  std::vector<int64_t> sum(std::span<const Example> examples, std::span<const int64_t> draw) {
-    ClippedSum sum = clipper_.zero();
-    for (const int64_t& record : draw)
-      clipper_.accumulate(test::pack(examples, std::span(&record, 1), 1, kTokens), nullptr, sum);
-    return ClippedSumAccess::total(sum);
-  }
-
- private:
-  plan::Gpt2Shape shape_;
-  std::vector<float> weights_;
-  plan::PrivacyPlan plan_;
-  model::Gpt2 model_;
-  Clipper clipper_;
-};
-
-// 0 to 4: whole records. Then one token again and again, records of 3 and of 1 token, one without targets,
-// and the only one with the token kPoisoned.
+// Of made_examples(); the second is not finite where the head is not tied.
 constexpr int64_t kWithoutTargets = 8, kNotFinite = 9;
-std::vector<Example> made_examples() { return test::examples_of_every_kind(kTokens, kVocab, kPoisoned); }
+
+struct PoisonedEngine : Engine {
+  PoisonedEngine(Setting setting, bool tied, bool constant_work)
+      : Engine((setting.tied = tied, setting.constant_work = constant_work, setting)) {
+    if (!tied) poison(kNan);
+  }
+};
 
 // A record that is nobody's.
 data::Microbatch nobody() {
@@ -87,7 +37,7 @@ data::Microbatch nobody() {
 // 300 or 400 are for somebody; and the sum is that of the drawn records.
 TEST(ConstantWork, SumsMoveOnTo64BitsByTheNumberOfThePass) {
   constexpr int64_t kRoom = 400;
-  Engine engine({}, /*tied=*/true, /*constant_work=*/true), plain({}, true, false);
+  Engine engine({.constant_work = true}), plain({});
   const std::vector<Example> examples = made_examples();
   std::vector<std::vector<int64_t>> counts;
   for (const int64_t drawn : {0, 300, 400}) {
@@ -103,7 +53,7 @@ TEST(ConstantWork, SumsMoveOnTo64BitsByTheNumberOfThePass) {
       EXPECT_TRUE(ClippedSumAccess::has_64_bits(sum));
       counts.back().push_back(ClippedSumAccess::since_flush(sum));
     }
-    EXPECT_EQ(ClippedSumAccess::total(sum), plain.sum(examples, draw)) << drawn;
+    EXPECT_EQ(ClippedSumAccess::total(sum), plain.sum(examples, draw, 1)) << drawn;
   }
   EXPECT_EQ(counts[0], counts[1]);
   EXPECT_EQ(counts[0], counts[2]);
@@ -139,7 +89,7 @@ TEST(ConstantWork, AddsAsMuchForEveryRecordWhetherItCountsOrNot) {
   const std::vector<Example> examples = made_examples();
   for (const Setting& setting : kSettings)
     for (const bool tied : {true, false}) {
-      Engine engine(setting, tied, /*constant_work=*/true);
+      PoisonedEngine engine(setting, tied, /*constant_work=*/true);
       const auto added = [&](const data::Microbatch& microbatch, bool counts) {
         AddedSizes sink;
         engine.clipper().accumulate_into(microbatch, nullptr, sink);
@@ -166,8 +116,8 @@ TEST(ConstantWork, GivesTheSumOfOtherWork) {
   const std::vector<int64_t> draw = {0, 6, 2, 5, 3, 8, 4, 7, 9};
   for (const Setting& setting : kSettings)
     for (const bool tied : {true, false}) {
-      Engine plain(setting, tied, false), constant(setting, tied, true);
-      const std::vector<int64_t> a = plain.sum(examples, draw), b = constant.sum(examples, draw);
+      PoisonedEngine plain(setting, tied, false), constant(setting, tied, true);
+      const std::vector<int64_t> a = plain.sum(examples, draw, 1), b = constant.sum(examples, draw, 1);
       EXPECT_NE(a, std::vector<int64_t>(a.size()));
       for (size_t i = 0; i < a.size(); ++i)
         ASSERT_LE(std::abs(a[i] - b[i]), static_cast<int64_t>(draw.size())) << setting << ", " << i;

@@ -67,6 +67,7 @@ class MaskedRun : public ::testing::Test {
     options.config.aggregation.lane_bits = 21;
     options.config.aggregation.clamp_norms = 1;
     options.config.runtime.constant_step_slots = true;
+    options.config.runtime.microbatch_size = 0;
     return options;
   }
   std::string weights(const std::string& run) const {

@@ -8,6 +8,7 @@
 #include "src/base/flat_buffer.h"
 #include "src/model/gpt2.h"
 #include "src/model/gpt2_io.h"
+#include "tests/support/scoped_environment.h"
 #include "tests/train/trainer_fixture.h"
 
 namespace dpfa::train {
@@ -54,6 +55,29 @@ TEST_F(PrivateRun, HasEachChargeOnDiskBeforeItsSumLeavesTheProcess) {
   };
   ASSERT_EQ(run({.config = config("run")}, recorder), Outcome::kFinished);
   EXPECT_EQ(sums, 8);
+}
+
+// numerics = auto has no choice where layers are recomputed: nothing is measured and no slack is paid.
+TEST_F(PrivateRun, WithNumericsAutoIsExactWhereItRecomputesItsLayers) {
+  testing::ScopedEnvironment environment;
+  environment.set("DPFA_CACHE", (folder_ / "cache").string());
+  RunOptions options{.config = config("run")};
+  options.config.privacy.numerics = "auto";
+  options.config.runtime.recompute = "layer";
+  ASSERT_EQ(run(options), Outcome::kFinished);
+  EXPECT_EQ(plan::load_config(run_dir("run") / "config.ini", {}).privacy.numerics, "exact");
+  EXPECT_FALSE(fs::exists(folder_ / "cache"));
+}
+
+// Whichever way the measurement went: the resolved configuration is one that can be given.
+TEST_F(PrivateRun, WithNumericsAutoGoesOnWithItsResolvedConfiguration) {
+  RunOptions options{.config = config("run")};
+  options.config.privacy.numerics = "auto";
+  options.config.runtime.norm_method = "direct";
+  ASSERT_TRUE(crashes(options, "sum", 3));
+  options.config = plan::load_config(run_dir("run") / "config.ini", {});
+  EXPECT_NE(options.config.privacy.numerics, "auto");
+  EXPECT_EQ(failure_of(resumed(options)), (std::pair<int, std::string>()));
 }
 
 TEST_F(PrivateRun, ChargesAndStepsOnEmptyDrawsAsOnAnyOther) {
