@@ -157,6 +157,27 @@ TEST(Attention, AnExampleHasTheBitsItHasAloneWhateverItsNeighboursAndTheThreads)
   omp_set_num_threads(threads);
 }
 
+// Neighbours of one length go to the library in one call, whose threads share them out.
+TEST(Attention, AnExampleHasTheBitsItHasAloneAmongNeighboursOfItsLength) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const int64_t width : {4, 8, 12, 16, 32})
+      for (int64_t length = 1; length <= 40; ++length) {
+        const Made alone({length}, {2, 2, width, true}, type);
+        const Result expected = run(alone, AttentionPath::kFlash);
+        for (const size_t examples : {2, 3, 5}) {
+          const Made together(std::vector<int64_t>(examples, length), alone.s, type);
+          const Result result = run(together, AttentionPath::kFlash);
+          for (size_t b = 0; b < examples; ++b) {
+            const int64_t row = static_cast<int64_t>(b) * length;
+            ASSERT_TRUE(result.out.narrow(0, row, length).equal(expected.out) &&
+                        result.gradient.narrow(0, row, length).equal(expected.gradient))
+                << c10::toString(type) << ", " << width << " channels, " << length << " tokens, example " << b
+                << " of " << examples;
+          }
+        }
+      }
+}
+
 TEST(Attention, ExamplesWithoutATokenNeverReachTheLibrary) {
   for (const auto& lengths : {std::vector<int64_t>{0}, {0, 0, 0}})
     for (const AttentionPath path : {AttentionPath::kFlash, AttentionPath::kExact}) {

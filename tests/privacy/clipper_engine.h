@@ -45,7 +45,7 @@ class Engine {
  public:
   explicit Engine(const Setting& setting)
       : shape_{.layers = 2,
-               .width = 16,
+               .width = 32,  // narrower heads have no neighbours in attention
                .heads = 2,
                .positions = kTokens,
                .vocab = kVocab,
