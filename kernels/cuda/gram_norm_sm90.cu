@@ -24,6 +24,8 @@ __device__ void produce(const GramTask& task, const GramMaps& maps, const StageR
   const int32_t steps = shape.steps();
   const int i = static_cast<int>(task.begin + task.row);
   const int j = static_cast<int>(task.begin + task.column);
+  acquire_map(&maps.x);
+  acquire_map(&maps.g);
   for (int32_t s = 0; s < steps; ++s) {
     const GramStep step = gram_step(shape, s);
     const CUtensorMap* map = step.of_gradient ? &maps.g : &maps.x;

@@ -84,7 +84,8 @@ void adamw_step(const Release& release, const AdamwStep& step, const DecayRanges
 template <typename Int>
 void sgd_step(const Release& release, const SgdStep& step, const DecayRanges& ranges, uint64_t first,
               Int* sum, const SgdState& state, cudaStream_t stream) {
-  DPFA_CHECK(state.v != nullptr || step.momentum == 0, "momentum needs a buffer of the weights' length");
+  DPFA_CHECK(state.v != nullptr || step.momentum == 0 || ranges.elements() == 0,
+             "momentum needs a buffer of the weights' length");
   const auto run = [&]<bool kMomentum>() {
     const SgdUpdate<kMomentum> update = {constants_of(step, true),
                                          constants_of(step, false),

@@ -56,7 +56,7 @@ void adamw_step(const Release& release, const AdamwStep& step, const DecayRanges
                 Int* sum, const AdamwState& state, cudaStream_t stream);
 
 struct SgdState {
-  float* v;  // may be null where momentum is 0
+  float* v;  // may be null where momentum is 0, or no element is in the shard
   float* weights;
   uint16_t* compute;  // may be null
 };

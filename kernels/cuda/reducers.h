@@ -1,8 +1,9 @@
 // Per-example gradients of what is no matrix product: bias, LayerNorm and RMSNorm vectors, embeddings.
 //
 // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]). Inputs are raw bits of bfloat16 (rows,
-// n), contiguous; results (B, n) f32, summed in double in an order that depends on the example's own length
-// alone. An example without tokens gets zeros. All pointers are device memory; work is put on `stream`.
+// n), contiguous, null where no example has tokens; results (B, n) f32, summed in double in an order that
+// depends on the example's own length alone. An example without tokens gets zeros. All pointers are device
+// memory; work is put on `stream`.
 //
 // Embeddings: never a dense (V, C) table per example. Rows with one id in one example are a group;
 // TokenGroups sorts them once per microbatch on the host, where the ids are.

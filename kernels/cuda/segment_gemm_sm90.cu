@@ -20,6 +20,8 @@ constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kParkedBytes +
 
 __device__ void produce(const SegmentTables& tables, const ProductTask& task, const SegmentMaps& maps,
                         const StageRing& ring) {
+  acquire_map(&maps.left);
+  acquire_map(&maps.right);
   DepthStep step =
       active_step(tables, task.matrix, first_depth_step(tables.offsets, tables.examples, kDepth));
   for (uint32_t s = 0; step.example < tables.examples; ++s) {

@@ -36,6 +36,12 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// A map lies in device memory, where the host copied it: a block's copies see it after this and not before,
+// whatever lay at its address before (PTX ISA 9.0, memory consistency model: the tensormap proxy is not
+// acquired at the start of a kernel). The copying thread calls it for each map.
+__device__ __forceinline__ void acquire_map(const CUtensorMap* map) {
+  asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");
+}
 __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, int column, int row,
                                           uint32_t barrier) {
   asm volatile(

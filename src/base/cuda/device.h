@@ -40,8 +40,11 @@ class DeviceArray {
     if (size > 0) check(cudaMalloc(&data_, bytes()), "allocation of " + std::to_string(bytes()) + " bytes");
   }
   explicit DeviceArray(std::span<const T> values) : DeviceArray(static_cast<int64_t>(values.size())) {
-    if (size_ > 0)
-      check(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), "copy to the device");
+    if (size_ == 0) return;
+    check(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), "copy to the device");
+    // From pageable memory the call may return before the copy arrives, and streams that do not wait for the
+    // default one would read what was there before.
+    check(cudaStreamSynchronize(nullptr), "copy to the device");
   }
   DeviceArray(DeviceArray&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}

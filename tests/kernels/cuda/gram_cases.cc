@@ -70,6 +70,16 @@ void a_sum_on_tensor_cores_is_within_its_bound(Failures& f) {
     }
 }
 
+void a_long_example_is_within_its_bound(Failures& f) {
+  for (const TensorPath path : paths()) {
+    const Layer layer = {random_matrix(5, 700, 72), random_matrix(6, 700, 64), 1, true};
+    const UnitNorm norm = run({layer}, {0, 700}, path)[0];
+    const double exact = exact_squared(layer, 0, 700, 0, 64);
+    f.expect(std::abs(norm.squared - exact) <= norm.error + kRounding * exact, name_of(path), ": ",
+             norm.squared, " +- ", norm.error, " for ", exact);
+  }
+}
+
 }  // namespace
 
 std::vector<Case> gram_cases() {
@@ -79,7 +89,8 @@ std::vector<Case> gram_cases() {
       on_every_path("GramNormThatIsNotFiniteStaysWithItsExample", what_is_not_finite_stays_with_its_example),
       on_every_path("GramNormsOfOutliersAndTinyNumbersAreWithinTheirBounds",
                     outliers_and_tiny_numbers_stay_within_their_bounds),
-      {"TensorCoreSumIsWithinItsBound", a_sum_on_tensor_cores_is_within_its_bound}};
+      {"TensorCoreSumIsWithinItsBound", a_sum_on_tensor_cores_is_within_its_bound},
+      {"GramNormOfALongExampleIsWithinItsBound", a_long_example_is_within_its_bound}};
 }
 
 }  // namespace dpfa::kernels::cuda::suite

@@ -18,11 +18,14 @@ const std::vector<Shard>& shards() {
 
 StreamKey key_of(uint64_t seed) { return RootKey::from_insecure_seed(seed).stream(Purpose::kNoise); }
 
+// Of both signs; those of 64 bits are of all sizes up to 2^61.
 template <typename Int>
 std::vector<Int> some_sums(int64_t count) {
   std::vector<Int> sum(count);
-  for (int64_t i = 0; i < count; ++i)
+  for (int64_t i = 0; i < count; ++i) {
     sum[i] = static_cast<int32_t>(static_cast<uint32_t>(i) * 2654435761u) >> 8;
+    if constexpr (sizeof(Int) == 8) sum[i] *= Int{1} << i % 39;
+  }
   return sum;
 }
 
@@ -64,43 +67,55 @@ struct Buffers {
   }
 };
 
-void updates_have_the_bits_of_the_cpu(Failures& f) {
+// `plain`: all weights decay and none is kept in bfloat16 besides.
+template <typename Int>
+void expect_update(Failures& f, const char* kind, Generator generator, const Shard& shard, bool plain) {
   const AdamwStep adamw = {
       .learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.1, .step = 7};
+  const Release release = {key_of(4), 2, {0x1p15, generator}, 0x1p-18};
+  const std::vector<Int> sum = some_sums<Int>(shard.count);
+  const int64_t n = shard.count;
+  std::vector<DecayRange> ranges = {{0, n, true}};
+  if (!plain) ranges = {{0, n / 3, true}, {n / 3, n / 3, true}, {n / 3, n / 2, false}, {n / 2, n, true}};
+  std::vector<float> gradient(n);
+  kernels::add_noise(release.key, release.step, shard.first, release.spec, release.scale,
+                     std::span<const Int>(sum), gradient);
+  const GradientChunk chunk = [&](int64_t begin, std::span<float>) { return gradient.data() + begin; };
+  const DecayRanges decay(ranges, n);
+  Buffers e(n);
+  if (plain) e.compute.clear();
+  DeviceArray<Int> s{std::span<const Int>(sum)};
+  DeviceArray<float> m{std::span<const float>(e.m)}, v{std::span<const float>(e.v)},
+      w{std::span<const float>(e.w)};
+  DeviceArray<uint16_t> compute(plain ? 0 : n);
+  if (kind[0] == 'A') {
+    kernels::adamw_step(adamw, ranges, chunk, e.m, e.v, e.w, e.compute);
+    adamw_step<Int>(release, adamw, decay, shard.first, s.data(),
+                    {m.data(), v.data(), w.data(), compute.data()}, nullptr);
+  } else {
+    const bool momentum = kind[3] != '\0';
+    const SgdStep sgd = {.learning_rate = 0.01, .momentum = momentum ? 0.9 : 0.0, .weight_decay = 0.1};
+    kernels::sgd_step(sgd, ranges, chunk, momentum ? std::span<float>(e.v) : std::span<float>(), e.w,
+                      e.compute);
+    sgd_step<Int>(release, sgd, decay, shard.first, s.data(),
+                  {momentum ? v.data() : nullptr, w.data(), compute.data()}, nullptr);
+  }
+  const bool same =
+      m.to_host() == e.m && v.to_host() == e.v && w.to_host() == e.w && compute.to_host() == e.compute;
+  f.expect(same, kind, ", ", to_string(generator), ", ", 8 * sizeof(Int), " bits, elements ", shard.first,
+           " + ", n);
+  f.expect(s.to_host() == std::vector<Int>(n, 0), kind, ": the sum is not zero afterwards");
+}
+
+void updates_have_the_bits_of_the_cpu(Failures& f) {
   for (const Shard& shard : shards())
-    for (const char* const kind : {"AdamW", "SGD with momentum", "SGD"}) {
-      const Release release = {key_of(4), 2, {0x1p15}, 0x1p-18};
-      const std::vector<int32_t> sum = some_sums<int32_t>(shard.count);
-      const int64_t n = shard.count;
-      const std::vector<DecayRange> ranges = {
-          {0, n / 3, true}, {n / 3, n / 3, true}, {n / 3, n / 2, false}, {n / 2, n, true}};
-      std::vector<float> gradient(n);
-      kernels::add_noise(release.key, release.step, shard.first, release.spec, release.scale,
-                         std::span<const int32_t>(sum), gradient);
-      const GradientChunk chunk = [&](int64_t begin, std::span<float>) { return gradient.data() + begin; };
-      const DecayRanges decay(ranges, n);
-      Buffers e(n);
-      DeviceArray<int32_t> s{std::span<const int32_t>(sum)};
-      DeviceArray<float> m{std::span<const float>(e.m)}, v{std::span<const float>(e.v)},
-          w{std::span<const float>(e.w)};
-      DeviceArray<uint16_t> compute(n);
-      if (kind[0] == 'A') {
-        kernels::adamw_step(adamw, ranges, chunk, e.m, e.v, e.w, e.compute);
-        adamw_step<int32_t>(release, adamw, decay, shard.first, s.data(),
-                            {m.data(), v.data(), w.data(), compute.data()}, nullptr);
-      } else {
-        const bool momentum = kind[3] != '\0';
-        const SgdStep sgd = {.learning_rate = 0.01, .momentum = momentum ? 0.9 : 0.0, .weight_decay = 0.1};
-        kernels::sgd_step(sgd, ranges, chunk, momentum ? std::span<float>(e.v) : std::span<float>(), e.w,
-                          e.compute);
-        sgd_step<int32_t>(release, sgd, decay, shard.first, s.data(),
-                          {momentum ? v.data() : nullptr, w.data(), compute.data()}, nullptr);
+    for (const char* const kind : {"AdamW", "SGD with momentum", "SGD"})
+      for (const Generator generator : {Generator::kChaCha20, Generator::kPhilox}) {
+        expect_update<int32_t>(f, kind, generator, shard, /*plain=*/false);
+        expect_update<int64_t>(f, kind, generator, shard, /*plain=*/false);
+        expect_update<int32_t>(f, kind, generator, shard, /*plain=*/true);
+        expect_update<int64_t>(f, kind, generator, shard, /*plain=*/true);
       }
-      const bool same =
-          m.to_host() == e.m && v.to_host() == e.v && w.to_host() == e.w && compute.to_host() == e.compute;
-      f.expect(same, kind, ", elements ", shard.first, " + ", n);
-      f.expect(s.to_host() == std::vector<int32_t>(n, 0), kind, ": the sum is not zero afterwards");
-    }
 }
 
 void low_bits_do_not_tell_a_sum_of_zero_from_a_sum_of_one(Failures& f) {

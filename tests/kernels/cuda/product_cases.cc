@@ -164,6 +164,32 @@ void squares_are_those_of_the_gradients(Failures& f) {
   }
 }
 
+void a_matrix_of_many_tiles_is_measured_and_added_whole(Failures& f) {
+  constexpr int64_t kRows = 1100, kColumns = 140, kTokens = 20;  // two bands of tiles
+  const Matrix left = random_matrix(15, kTokens, kRows), right = random_matrix(16, kTokens, kColumns);
+  const DeviceArray<uint16_t> l{std::span<const uint16_t>(left.bits)},
+      r{std::span<const uint16_t>(right.bits)};
+  const std::vector<SegmentProduct> products = {
+      {l.data(), left.stride, kRows, r.data(), right.stride, kColumns, 0, {}}};
+  const std::vector<int64_t> offsets = {0, kTokens};
+  SegmentGemmPlan plan(products, offsets, tested_path);
+  const DeviceArray<uint8_t> active{std::span<const uint8_t>(std::vector<uint8_t>(1, 1))};
+  const DeviceArray<float> scales{std::span<const float>(std::vector<float>(1, 1024.0f))};
+  DeviceArray<double> squares(1);
+  DeviceArray<int32_t> sum{std::span<const int32_t>(std::vector<int32_t>(kRows * kColumns, 0))};
+  plan.squares(active.data(), squares.data(), nullptr);
+  plan.add_integers(scales.data(), sum.data(), nullptr);
+  const std::vector<double> exact = product(left, right, 0, kTokens);
+  const double squared = squared_norm(exact), got = squares.to_host()[0];
+  f.expect(std::abs(got - squared) <= 1e-5 * squared, "squares ", got, " for ", squared);
+  const std::vector<int32_t> integers = sum.to_host();
+  // Half a step, and the error of a product whose magnitudes add up to less than 100.
+  const double error = 0.5 + 1024 * product_error(kTokens) * 100;
+  for (int64_t i = 0; i < kRows * kColumns; ++i)
+    f.expect(std::abs(integers[i] - 1024 * exact[i]) <= error, "element ", i, ": ", integers[i], " for ",
+             1024 * exact[i]);
+}
+
 void only_active_examples_are_measured(Failures& f) {
   const Batch batch(4, {70, 130, 20});
   Device device(batch);
@@ -319,6 +345,8 @@ void factors_and_scales_round_down(Failures& f) {
 
 std::vector<Case> product_cases() {
   return {on_every_path("SquaresAreThoseOfTheGradients", squares_are_those_of_the_gradients),
+          on_every_path("AMatrixOfManyTilesIsMeasuredAndAddedWhole",
+                        a_matrix_of_many_tiles_is_measured_and_added_whole),
           on_every_path("OnlyActiveExamplesAreMeasured", only_active_examples_are_measured),
           on_every_path("NoExampleAddsMoreThanTheClippingNorm", no_example_adds_more_than_the_clipping_norm),
           on_every_path("IntegersOfABatchAreTheSumOfThoseOfItsExamples",
