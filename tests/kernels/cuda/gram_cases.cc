@@ -80,6 +80,18 @@ void a_long_example_is_within_its_bound(Failures& f) {
   }
 }
 
+void groups_narrower_than_a_depth_step_have_norms_of_their_own(Failures& f) {
+  constexpr int64_t kWidth = 24, kGroups = 3;
+  const Layer layer = {random_matrix(7, 130, 40), random_matrix(8, 130, kGroups * kWidth), kGroups, true};
+  const std::vector<UnitNorm> norms = run({layer}, {0, 130}, TensorPath::kMmaSync);
+  for (int64_t group = 0; group < kGroups; ++group) {
+    const double exact = exact_squared(layer, 0, 130, group * kWidth, kWidth);
+    const UnitNorm& norm = norms[static_cast<size_t>(group)];
+    f.expect(std::abs(norm.squared - exact) <= norm.error + kRounding * exact, "group ", group, ": ",
+             norm.squared, " +- ", norm.error, " for ", exact);
+  }
+}
+
 }  // namespace
 
 std::vector<Case> gram_cases() {
@@ -90,7 +102,9 @@ std::vector<Case> gram_cases() {
       on_every_path("GramNormsOfOutliersAndTinyNumbersAreWithinTheirBounds",
                     outliers_and_tiny_numbers_stay_within_their_bounds),
       {"TensorCoreSumIsWithinItsBound", a_sum_on_tensor_cores_is_within_its_bound},
-      {"GramNormOfALongExampleIsWithinItsBound", a_long_example_is_within_its_bound}};
+      {"GramNormOfALongExampleIsWithinItsBound", a_long_example_is_within_its_bound},
+      {"GroupsNarrowerThanADepthStepHaveNormsOfTheirOwn",
+       groups_narrower_than_a_depth_step_have_norms_of_their_own}};
 }
 
 }  // namespace dpfa::kernels::cuda::suite
