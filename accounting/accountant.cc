@@ -188,7 +188,7 @@ EpsilonReport epsilon_of(std::span<const Charge> charges, double delta) {
 
 double delta_left(double delta, double epsilon, double deviation) {
   if (deviation == 0 || DPFA_PLANT("overrun_costs_nothing")) return delta;
-  return delta - (1 + std::exp(epsilon)) * deviation * (1 + kExactSlack);
+  return std::nextafter(delta - (1 + std::exp(epsilon)) * deviation * (1 + kExactSlack), -1.0);
 }
 
 EpsilonReport epsilon_of(std::span<const Charge> charges, double delta, double deviation) {

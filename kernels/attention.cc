@@ -85,11 +85,13 @@ bool takes_another_kernel(const std::vector<Run>& runs, const Run& run) {
 
 // LibTorch's kernel for CPUs gives each thread a piece of one buffer, and products of f32 with 8 channels and
 // odd lengths below 32 have other bits at another alignment: as many examples in one call decide which thread
-// takes which. Heads of 16 channels and more showed nothing of it (tests/kernels/attention_test.cc).
+// takes which. A call with one head of one example lets the threads share each product instead, which has
+// other bits too. More heads of 16 channels and more showed nothing (tests/kernels/attention_test.cc).
 constexpr int64_t kNarrowHead = 16;
 
 int64_t longest_run(const AttentionShape& s, AttentionPath path, const at::Tensor& query) {
-  const bool is_alone = path == AttentionPath::kExact || (query.is_cpu() && s.head_width < kNarrowHead);
+  const bool is_alone =
+      path == AttentionPath::kExact || (query.is_cpu() && (s.head_width < kNarrowHead || s.key_heads == 1));
   return is_alone ? 1 : std::numeric_limits<int64_t>::max();
 }
 

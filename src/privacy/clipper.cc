@@ -121,11 +121,13 @@ std::vector<data::Microbatch> made_up_layouts(int64_t slots, int64_t context, in
   // Odd steps down from the context, so that lengths of both parities come.
   const int64_t step = std::max<int64_t>(1, (context / slots - 1) | 1);
   const auto descending = [&](int64_t k) { return std::max<int64_t>(1, context - k * step); };
-  std::vector<data::Microbatch> layouts(4, data::made_up_microbatch(slots, context, vocab));
+  std::vector<data::Microbatch> layouts(5, data::made_up_microbatch(slots, context, vocab));
   keep_targets(layouts[1], 0, context / 2);
   for (int64_t b = 0; b < slots; ++b) {
     keep_targets(layouts[2], b, descending(b));
     keep_targets(layouts[3], b, descending(b - (b + 1) / 3));  // one, a pair, one, a pair, ...
+    // Pairs of the lengths at which buffers of LibTorch's attention are aligned in many ways: 31, 29, ... 5.
+    keep_targets(layouts[4], b, std::min(context, 31 - 2 * (b / 2 % 14)));
   }
   return layouts;
 }

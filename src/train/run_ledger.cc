@@ -87,12 +87,24 @@ bool knows_checkpoint(const std::string& text, const Restored& restored) {
   return found;
 }
 
+bool has_line_of_checkpoint(const std::string& text, int64_t step) {
+  bool found = false;
+  accounting::read_chain(text, [&](const json& line) {
+    found = found || (line.at("kind") == "checkpoint" && line.at("step") == step);
+  });
+  return found;
+}
+
 // Each rank holds what it received to the ledger, and to its own copy as it was before this start. A copy
 // that ends before the line was of a rank that was away, or rank 0 added the line: the rank cannot know.
 void refuse_altered_checkpoint(const RunSetup& setup, const std::string& own_copy, int rank) {
   if (DPFA_PLANT("checkpoint_unchecked")) return;
   const Restored& restored = *setup.restored;
   const std::string step = std::to_string(restored.step);
+  if (!has_line_of_checkpoint(setup.ledger->text(), restored.step))
+    throw StateError("the ledger of this run does not know of a checkpoint of step " + step +
+                     ": the checkpoint was put there by something else, or by a build of dpfa that wrote no "
+                     "such lines; go on with that build, or start a new run with model.from");
   if (!knows_checkpoint(setup.ledger->text(), restored))
     throw StateError("the checkpoint of step " + step +
                      " is not the one that this run wrote: its ledger has another digest of weights and "

@@ -80,6 +80,8 @@ void make_model(RunSetup& setup) {
 // Rank 0 checks the files of the newest checkpoint; the others take what it read. Here already, before keys
 // are agreed on, so that every rank signs what it received.
 void restore(RunSetup& setup, comm::Communicator& communicator) {
+  Watchdog watchdog(communicator.rank(), std::chrono::seconds(setup.config.runtime.watchdog_seconds));
+  watchdog.progress("find the checkpoint");
   std::string skipped;
   int64_t step = -1;
   on_rank_0(communicator, [&] {
@@ -88,6 +90,7 @@ void restore(RunSetup& setup, comm::Communicator& communicator) {
   });
   if (!skipped.empty()) std::cerr << "warning: skipped damaged checkpoints: " << skipped << '\n';
   const auto broadcast = [&](auto values) {
+    watchdog.progress("share the checkpoint");
     communicator.broadcast(std::as_writable_bytes(values), /*root=*/0);
   };
   broadcast(std::span(&step, 1));
@@ -96,6 +99,7 @@ void restore(RunSetup& setup, comm::Communicator& communicator) {
   Restored& restored = setup.restored.emplace();
   restored.step = step;
   restored.optimizer = make_optimizer_state(setup.config.optimizer, setup.weights.size());
+  watchdog.progress("load the checkpoint");
   on_rank_0(communicator,
             [&] { load_checkpoint(*setup.checkpoint, setup.shape, weights, restored.optimizer); });
   broadcast(weights);
@@ -103,6 +107,7 @@ void restore(RunSetup& setup, comm::Communicator& communicator) {
   broadcast(restored.optimizer.second.span());
   broadcast(std::span(&restored.optimizer.updates, 1));
   setup.model->weights_changed();
+  watchdog.progress("digest of the checkpoint");
   restored.digest = state_digest(step, weights, restored.optimizer);
 }
 
@@ -267,7 +272,7 @@ RunSetup prepare_run(const RunOptions& options, comm::Communicator& communicator
     });
     on_every_rank(communicator, [&] { make_model(setup); });
   });
-  if (options.resume) watched("load the checkpoint", [&] { restore(setup, communicator); });
+  if (options.resume) restore(setup, communicator);
   if (is_auto) resolve_numerics(setup, is_open, communicator);
   if (is_open) on_every_rank(communicator, derive);
   if (communicator.rank() == 0) print_statement(setup, options, /*whole=*/false);

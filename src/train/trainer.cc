@@ -78,7 +78,7 @@ class Trainer {
     }
     if (plan_.is_private()) line["charges"] = setup_.ledger->charges();
     if (evaluates && plan_.is_private() && setup_.ledger->open().at("stamps").empty())
-      line["epsilon"] = epsilon_charged();
+      line["epsilon"] = epsilon_charged();  // null where nothing of delta is left: infinite
     if (options_.debug_nonprivate && steps_->last_training_loss())
       line["nonprivate"] = {{"rank_0_training_loss", *steps_->last_training_loss()}};
     telemetry_.write(line);
@@ -87,7 +87,7 @@ class Trainer {
   }
 
   void checkpoint(int64_t step) {
-    watchdog_.progress("checkpoint");
+    watchdog_.progress("digest of a checkpoint");
     const std::string state = state_digest(step, setup_.weights.span(), steps_->optimizer_state());
     const std::string first = broadcast_text(communicator_, state);
     // All ranks know of a checkpoint before it is there, and hold it to that at a resume.
@@ -98,6 +98,7 @@ class Trainer {
             "processor gives other results; no checkpoint was written");
       setup_.ledger->checkpoint(step, state);
     });
+    watchdog_.progress("checkpoint");
     on_rank_0(communicator_, [&] {
       write_checkpoint(setup_.run_dir,
                        {.step = step,

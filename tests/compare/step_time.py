@@ -229,10 +229,14 @@ def measure_pytorch(options, arm, shape, samples, versions):
     versions.update(result["versions"])
 
 
+def chosen_arms(options):
+    return [arm.strip() for arm in options.arms.split(";")]
+
+
 def measure_case(options, shape, versions):
     arms = DPFA_ARMS + PYTORCH_ARMS[:2] + (PYTORCH_ARMS[2:] if options.opacus else [])
     if options.arms:
-        arms = [arm for arm in arms if arm in options.arms.split(";")]
+        arms = [arm for arm in arms if arm in chosen_arms(options)]
     samples = {arm: Samples() for arm in arms}
     for turn in range(options.rounds):
         start = turn % len(arms)
@@ -313,8 +317,12 @@ def main():
     if options.arm:
         run_arm(options.arm, json.loads(options.shape), options.repeats)
         return
-    if options.arms and BASELINE not in options.arms.split(";"):
-        sys.exit(f"step_time.py: --arms without '{BASELINE}', which all ratios are to")
+    if options.arms:
+        unknown = set(chosen_arms(options)) - set(DPFA_ARMS + PYTORCH_ARMS)
+        if unknown:
+            sys.exit(f"step_time.py: --arms: no arm is called {', '.join(sorted(unknown))}")
+        if BASELINE not in chosen_arms(options):
+            sys.exit(f"step_time.py: --arms without '{BASELINE}', which all ratios are to")
     if options.install:
         install(options.install, options.opacus)
         options.python = os.path.join(options.install, "bin", "python")

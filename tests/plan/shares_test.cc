@@ -226,18 +226,6 @@ TEST(ConstantWork, CalibratesNoiseForWhatTheReportedEpsilonCharges) {
   }
 }
 
-TEST(ConstantWork, AllowsChargesWithinTheTargetHoweverManyThereMayBe) {
-  PrivacyConfig privacy = given_noise();
-  privacy.noise_multiplier.reset();
-  privacy.target_epsilon = 1e-4;  // so much noise that draws that are left out come to cost more than steps
-  privacy.target_delta = 1e-12;
-  privacy.steps = 1;
-  const PrivacyPlan plan = constant_plan_of({}, privacy);
-  const int64_t allowed = plan.allowed_charges();
-  EXPECT_GE(allowed, 1);
-  EXPECT_LE(plan.epsilon_of(plan.event(), allowed).epsilon, 1e-4);
-}
-
 std::string insider_refusal(const PrivacyPlan& plan, const RunFacts& facts) {
   const Claims claims = claims_of(plan, facts);
   EXPECT_EQ(claims.insiders.event.has_value(), claims.insiders.refusal.empty());
