@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "tests/ptx/machine.h"
+#include "tests/ptx/decoder.h"
 
 namespace dpfa::ptx {
 

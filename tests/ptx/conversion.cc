@@ -4,7 +4,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "tests/ptx/machine.h"
+#include "tests/ptx/decoder.h"
 
 namespace dpfa::ptx {
 
@@ -204,8 +204,7 @@ bool emit_mov(Decoder& d) {
     i.width = static_cast<uint8_t>(bytes / to_o.list.size());
     std::vector<uint32_t> list;
     for (const Operand& o : to_o.list) list.push_back(o.kind == Kind::kRegister ? o.place : kNone);
-    i.list = static_cast<uint32_t>(d.kernel.lists.size());
-    d.kernel.lists.push_back(list);
+    i.list = d.add_list(list);
     d.emit(unpack);
     return true;
   }
@@ -215,8 +214,7 @@ bool emit_mov(Decoder& d) {
     i.source_width = static_cast<uint8_t>(bytes / from_o.list.size());
     std::vector<uint32_t> list;
     for (const Operand& o : from_o.list) list.push_back(d.source(o, i.source_width));
-    i.list = static_cast<uint32_t>(d.kernel.lists.size());
-    d.kernel.lists.push_back(list);
+    i.list = d.add_list(list);
     d.emit(pack);
     return true;
   }

@@ -178,8 +178,7 @@ bool emit_tile(
   i.c = d.source(d.operands[2].list[0], 4);
   const Operand& at = d.operands[1].list.at(1);
   const std::vector<uint32_t> list = {d.source(at.list.at(0), 4), d.source(at.list.at(1), 4)};
-  i.list = static_cast<uint32_t>(d.kernel.lists.size());
-  d.kernel.lists.push_back(list);
+  i.list = d.add_list(list);
   d.emit(copy_tile);
   return true;
 }

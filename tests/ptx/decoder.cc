@@ -1,4 +1,4 @@
-#include "tests/ptx/machine.h"
+#include "tests/ptx/decoder.h"
 
 namespace dpfa::ptx {
 
@@ -17,6 +17,11 @@ uint32_t Decoder::make_register(uint8_t width) {
   const uint32_t place = kernel.register_bytes;
   kernel.register_bytes += (kLanes * width + 63u) / 64 * 64;
   return place;
+}
+
+uint32_t Decoder::add_list(const std::vector<uint32_t>& registers) {
+  kernel.lists.push_back(registers);
+  return static_cast<uint32_t>(kernel.lists.size() - 1);
 }
 
 uint32_t Decoder::constant(uint64_t value, uint8_t width) {

@@ -8,7 +8,7 @@
 #include <array>
 #include <type_traits>
 
-#include "tests/ptx/machine.h"
+#include "tests/ptx/decoder.h"
 
 namespace dpfa::ptx {
 

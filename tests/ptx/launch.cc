@@ -17,6 +17,8 @@ struct Launch {
   dim3 grid, block;
   uint32_t dynamic_shared;
   std::vector<uint8_t> parameters;
+
+  uint32_t threads() const { return block.x * block.y * block.z; }
 };
 
 void fill(uint8_t* registers, uint32_t place, uint8_t width, uint64_t value) {
@@ -64,68 +66,77 @@ uint32_t special(const Launch& launch, const uint32_t (&block)[3], Special which
   return 0;
 }
 
+// A thread of the host with what its block needs, block after block.
 struct Worker {
   Block block;
   std::vector<uint64_t> register_memory;
   std::vector<uint64_t> hits;
 
-  void prepare(const Launch& launch) {
-    const Kernel& k = *launch.kernel;
-    const uint32_t threads = launch.block.x * launch.block.y * launch.block.z,
-                   warps = (threads + kLanes - 1) / kLanes;
-    register_memory.assign((size_t{k.register_bytes} * warps + 64) / 8 + 8, 0xFFFFFFFFFFFFFFFFu);
-    hits.assign(k.code.size(), 0);
-    block.module = launch.module, block.kernel = &k, block.parameters = launch.parameters.data(),
-    block.hits = &hits;
-    const uint32_t end = kSharedStart + k.static_shared, a = k.dynamic_alignment;
-    block.dynamic_start = (end + a - 1) / a * a;
-    block.dynamic_bytes = launch.dynamic_shared;
-    block.warps.resize(warps);
-    auto* base =
-        reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(register_memory.data()) + 63) / 64 * 64);
-    for (uint32_t n = 0; n < warps; ++n) {
-      uint8_t* registers = base + size_t{k.register_bytes} * n;
-      block.warps[n].registers = registers;
-      for (const Kernel::Preset& c : k.constants) fill(registers, c.place, c.width, c.value);
-      for (const auto& [place, width] : k.dynamic_base) fill(registers, place, width, block.dynamic_start);
-    }
-  }
-  void run(const Launch& launch, uint64_t number) {
-    const Kernel& k = *launch.kernel;
-    const uint32_t threads = launch.block.x * launch.block.y * launch.block.z;
-    const uint32_t at[3] = {static_cast<uint32_t>(number % launch.grid.x),
-                            static_cast<uint32_t>(number / launch.grid.x % launch.grid.y),
-                            static_cast<uint32_t>(number / launch.grid.x / launch.grid.y)};
-    std::copy(at, at + 3, block.number);
-    const size_t shared = block.dynamic_start - kSharedStart + block.dynamic_bytes;
-    block.shared.assign(shared, 0xFF);
-    block.shared_written.assign(shared, 0);
-    block.shared_unfenced.assign(shared, 0);
-    block.uses.assign(shared / 4 + 1, {});
-    block.epoch = 1;
-    for (auto& b : block.barriers) b = {};
-    block.memory_barriers.clear();
-    block.copies.clear();
-    block.acquired_maps.clear();
-    block.random = options().seed * 2654435761u + static_cast<uint32_t>(number) + 1;
-    for (size_t n = 0; n < block.warps.size(); ++n) {
-      uint8_t* registers = block.warps[n].registers;
-      Warp w;
-      w.block = &block, w.registers = registers, w.number = static_cast<int>(n);
-      const uint32_t left = threads - static_cast<uint32_t>(n) * kLanes;
-      w.live = left >= kLanes ? kAll : (1u << left) - 1;
-      w.groups = {{0, w.live, false}};
-      if (k.local_bytes > 0) w.local.assign(size_t{k.local_bytes} * kLanes, 0xFF);
-      for (const auto& [place, which] : k.specials)
-        for (int l = 0; l < kLanes; ++l) {
-          const uint32_t value = special(launch, at, which, static_cast<int>(n), l);
-          std::memcpy(registers + place + 4 * l, &value, 4);
-        }
-      block.warps[n] = std::move(w);
-    }
-    block.run();
-  }
+  void prepare(const Launch& launch);
+  void clear_block();
+  void start_warp(const Launch& launch, size_t number);
+  void run(const Launch& launch, uint64_t number);
 };
+
+void Worker::prepare(const Launch& launch) {
+  const Kernel& k = *launch.kernel;
+  const uint32_t warps = (launch.threads() + kLanes - 1) / kLanes;
+  register_memory.assign((size_t{k.register_bytes} * warps + 64) / 8 + 8, 0xFFFFFFFFFFFFFFFFu);
+  hits.assign(k.code.size(), 0);
+  block.module = launch.module, block.kernel = &k, block.hits = &hits;
+  block.parameters = launch.parameters.data();
+  const uint32_t end = kSharedStart + k.static_shared, a = k.dynamic_alignment;
+  block.dynamic_start = (end + a - 1) / a * a;
+  block.dynamic_bytes = launch.dynamic_shared;
+  block.warps.resize(warps);
+  auto* base =
+      reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(register_memory.data()) + 63) / 64 * 64);
+  for (uint32_t n = 0; n < warps; ++n) {
+    uint8_t* registers = base + size_t{k.register_bytes} * n;
+    block.warps[n].registers = registers;
+    for (const Kernel::Preset& c : k.constants) fill(registers, c.place, c.width, c.value);
+    for (const auto& [place, width] : k.dynamic_base) fill(registers, place, width, block.dynamic_start);
+  }
+}
+
+void Worker::clear_block() {
+  const size_t shared = block.dynamic_start - kSharedStart + block.dynamic_bytes;
+  block.shared.assign(shared, 0xFF);
+  block.shared_written.assign(shared, 0);
+  block.shared_unfenced.assign(shared, 0);
+  block.uses.assign(shared / 4 + 1, {});
+  block.epoch = 1;
+  for (auto& b : block.barriers) b = {};
+  block.memory_barriers.clear();
+  block.copies.clear();
+  block.acquired_maps.clear();
+}
+
+void Worker::start_warp(const Launch& launch, size_t number) {
+  const Kernel& k = *launch.kernel;
+  Warp w;
+  w.block = &block, w.registers = block.warps[number].registers, w.number = static_cast<int>(number);
+  const uint32_t left = launch.threads() - static_cast<uint32_t>(number) * kLanes;
+  w.live = left >= kLanes ? kAll : (1u << left) - 1;
+  w.groups = {{0, w.live, false}};
+  if (k.local_bytes > 0) w.local.assign(size_t{k.local_bytes} * kLanes, 0xFF);
+  for (const auto& [place, which] : k.specials)
+    for (int l = 0; l < kLanes; ++l) {
+      const uint32_t value = special(launch, block.number, which, w.number, l);
+      std::memcpy(w.registers + place + 4 * l, &value, 4);
+    }
+  block.warps[number] = std::move(w);
+}
+
+void Worker::run(const Launch& launch, uint64_t number) {
+  block.number[0] = static_cast<uint32_t>(number % launch.grid.x);
+  block.number[1] = static_cast<uint32_t>(number / launch.grid.x % launch.grid.y);
+  block.number[2] = static_cast<uint32_t>(number / launch.grid.x / launch.grid.y);
+  block.random = options().seed * 2654435761u + static_cast<uint32_t>(number) + 1;
+  clear_block();
+  for (size_t n = 0; n < block.warps.size(); ++n) start_warp(launch, n);
+  block.run();
+}
 
 void run_blocks(const Launch& launch, Statistics& statistics) {
   const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
@@ -157,6 +168,14 @@ void run_blocks(const Launch& launch, Statistics& statistics) {
   if (!failure.empty()) throw Fault(failure);
 }
 
+// CUDA C++ Programming Guide, technical specifications per compute capability.
+bool is_allowed(const Kernel& kernel, dim3 grid, dim3 block, size_t shared, size_t limit) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  return threads > 0 && threads <= kernel.most_threads && grid.x > 0 && grid.y > 0 && grid.z > 0 &&
+         grid.x <= 0x7FFFFFFFu && grid.y <= 65535 && grid.z <= 65535 &&
+         shared + kernel.static_shared <= limit;
+}
+
 }  // namespace
 
 size_t shared_limit() { return (options().capability == 80 ? 163 : 227) * 1024; }
@@ -170,12 +189,8 @@ cudaError_t launch_kernel(const void* key, dim3 grid, dim3 block, void** argumen
   if (module == nullptr) return answer(cudaErrorNoKernelImageForDevice);
   const auto kernel = module->kernels.find(found->second.name);
   if (kernel == module->kernels.end()) return answer(cudaErrorInvalidDeviceFunction);
-  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-  if (threads == 0 || threads > kernel->second->most_threads || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
-      grid.y > 65535 || grid.z > 65535 || grid.x > 0x7FFFFFFFu ||
-      shared + kernel->second->static_shared >
-          (shared <= found->second.most_dynamic ? shared_limit() : 48 * 1024))
-    return answer(cudaErrorInvalidValue);
+  const size_t limit = shared <= found->second.most_dynamic ? shared_limit() : 48 * 1024;
+  if (!is_allowed(*kernel->second, grid, block, shared, limit)) return answer(cudaErrorInvalidValue);
   Launch launch = {module, kernel->second.get(), grid, block, static_cast<uint32_t>(shared), {}};
   launch.parameters.resize(launch.kernel->parameter_bytes + 8);
   for (size_t i = 0; i < launch.kernel->parameters.size(); ++i)

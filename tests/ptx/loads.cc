@@ -77,8 +77,7 @@ bool emit_access(Decoder& d, bool is_load) {
   std::vector<uint32_t> list;
   for (const Operand& o : values)
     list.push_back(is_load ? (o.kind == Kind::kRegister ? o.place : kNone) : d.source(o, i.width));
-  i.list = static_cast<uint32_t>(d.kernel.lists.size());
-  d.kernel.lists.push_back(list);
+  i.list = d.add_list(list);
   const bool shared = d.has("shared") || d.has("shared::cta");
   const Handler h = is_load ? (d.has("global") || d.has("const") ? loader<kGlobal>(t)
                                : shared                          ? loader<kShared>(t)

@@ -1,4 +1,4 @@
-// How warps and blocks advance, and the instructions that concern it: branches, barriers, shuffles, votes.
+// How warps and blocks advance. Lanes of a warp that part: PTX ISA 9.0, section 3.1.
 #include "tests/ptx/machine.h"
 
 #include <algorithm>
@@ -17,87 +17,97 @@ uint32_t Warp::predicate(uint32_t place) const {
   return bits;
 }
 
-void Warp::run(int64_t budget) {
-  const std::vector<Instruction>& code = block->kernel->code;
-  uint64_t* hits = block->hits->data();
-  while (live != 0) {
-    // Groups that meet become one; the least counter goes on.
-    for (size_t i = 0; i < groups.size(); ++i)
-      for (size_t j = groups.size(); j-- > i + 1;)
-        if (groups[j].pc == groups[i].pc) {
-          groups[i].mask |= groups[j].mask;
-          groups[i].waits = false;
-          groups.erase(groups.begin() + static_cast<ptrdiff_t>(j));
-        }
-    size_t chosen = groups.size();
-    for (size_t i = 0; i < groups.size(); ++i)
-      if (!groups[i].waits && (chosen == groups.size() || groups[i].pc < groups[chosen].pc)) chosen = i;
-    if (chosen == groups.size())
-      fault("lanes wait for each other at different instructions: " +
-            place_of(*this, code[static_cast<size_t>(groups[0].pc)], __builtin_ctz(groups[0].mask)));
-    int32_t stop = std::numeric_limits<int32_t>::max();
-    for (const Group& g : groups)
-      if (g.pc > groups[chosen].pc) stop = std::min(stop, g.pc);
-    int32_t pc = groups[chosen].pc;
-    uint32_t mask = groups[chosen].mask;
-    for (;;) {
-      if (pc == stop || budget-- <= 0) break;
-      const Instruction& i = code[static_cast<size_t>(pc)];
-      uint32_t active = mask;
-      if (i.guard != kNone) active &= i.guard_negated ? ~predicate(i.guard) : predicate(i.guard);
-      ++hits[pc];
-      if (i.flow == Flow::kNext) {
-        if (active != 0) i.run(*this, i, active);
-        ++pc;
-        if (spins) break;
-      } else if (i.flow == Flow::kBranch) {
-        if (active == 0) {
-          ++pc;
-        } else if (active == mask) {
-          pc = i.target;
-          if (groups.size() > 1) break;
-        } else {
-          groups.push_back({i.target, active, false});
-          mask &= ~active;
-          ++pc;
-          break;
-        }
-      } else if (i.flow == Flow::kExit) {
-        live &= ~active;
-        exited |= active;
-        for (Group& g : groups) g.waits = false;
-        mask &= ~active;
-        ++pc;
-        if (mask == 0) break;
-      } else {
-        if (active != mask)
-          fault("a guard parts the lanes of an instruction that all execute: " + place_of(*this, i, 0));
-        const uint32_t needed =
-            i.c == kNone || i.flow == Flow::kBarrier ? live : at<uint32_t>(i.c)[__builtin_ctz(mask)];
-        if (i.c == kNone && exited != 0)
-          report(*this, i, __builtin_ctz(exited),
-                 "lanes that have ended do not execute an instruction that the whole warp must");
-        if ((needed & exited) != 0)
-          fault("a lane that has ended is a member of: " +
-                place_of(*this, i, __builtin_ctz(needed & exited)));
-        if ((needed & ~mask) != 0) {
-          groups[chosen] = {pc, mask, true};
-          break;
-        }
-        if ((mask & ~needed) != 0)
-          fault("a lane is no member of its own instruction: " +
-                place_of(*this, i, __builtin_ctz(mask & ~needed)));
-        i.run(*this, i, mask);
-        ++pc;
-        if (state == State::kWaiting || spins) break;
+// Groups that meet become one.
+void Warp::join_groups() {
+  for (size_t i = 0; i < groups.size(); ++i)
+    for (size_t j = groups.size(); j-- > i + 1;)
+      if (groups[j].pc == groups[i].pc) {
+        groups[i].mask |= groups[j].mask;
+        groups[i].waits = false;
+        groups.erase(groups.begin() + static_cast<ptrdiff_t>(j));
       }
+}
+
+// The one with the least counter, of those that do not wait for others.
+size_t Warp::next_group() const {
+  size_t chosen = groups.size();
+  for (size_t i = 0; i < groups.size(); ++i)
+    if (!groups[i].waits && (chosen == groups.size() || groups[i].pc < groups[chosen].pc)) chosen = i;
+  if (chosen == groups.size()) {
+    const Instruction& i = block->kernel->code[static_cast<size_t>(groups[0].pc)];
+    fault("lanes wait for each other at different instructions: " +
+          place_of(*this, i, __builtin_ctz(groups[0].mask)));
+  }
+  return chosen;
+}
+
+// Whether all lanes have come that must execute the instruction together.
+bool Warp::is_complete(const Instruction& i, uint32_t mask, uint32_t active) {
+  if (active != mask)
+    fault("a guard parts the lanes of an instruction that all execute: " + place_of(*this, i, 0));
+  const bool whole_warp = i.c == kNone || i.flow == Flow::kBarrier;
+  const uint32_t needed = whole_warp ? live : at<uint32_t>(i.c)[__builtin_ctz(mask)];
+  if (i.c == kNone && exited != 0)
+    report(*this, i, __builtin_ctz(exited),
+           "lanes that have ended do not execute an instruction that the whole warp must");
+  if ((needed & exited) != 0)
+    fault("a lane that has ended is a member of: " + place_of(*this, i, __builtin_ctz(needed & exited)));
+  if ((needed & ~mask) != 0) return false;
+  if ((mask & ~needed) != 0)
+    fault("a lane is no member of its own instruction: " + place_of(*this, i, __builtin_ctz(mask & ~needed)));
+  return true;
+}
+
+// A group until it ends, parts, waits or meets another; what it then is.
+Group Warp::run_group(Group g, int64_t& budget) {
+  const Instruction* code = block->kernel->code.data();
+  uint64_t* hits = block->hits->data();
+  int32_t stop = std::numeric_limits<int32_t>::max();
+  for (const Group& other : groups)
+    if (other.pc > g.pc) stop = std::min(stop, other.pc);
+  while (g.pc != stop && budget-- > 0) {
+    const Instruction& i = code[g.pc];
+    uint32_t active = g.mask;
+    if (i.guard != kNone) active &= i.guard_negated ? ~predicate(i.guard) : predicate(i.guard);
+    ++hits[g.pc];
+    if (i.flow == Flow::kNext) {
+      if (active != 0) i.run(*this, i, active);
+      ++g.pc;
+      if (spins) break;
+    } else if (i.flow == Flow::kBranch) {
+      const bool all = active == g.mask;
+      if (!all && active != 0) groups.push_back({i.target, active, false});
+      if (!all) g.mask &= ~active;
+      g.pc = all ? i.target : g.pc + 1;
+      if (groups.size() > 1) break;
+    } else if (i.flow == Flow::kExit) {
+      live &= ~active;
+      exited |= active;
+      for (Group& other : groups) other.waits = false;
+      g.mask &= ~active;
+      ++g.pc;
+      if (g.mask == 0) break;
+    } else {
+      g.waits = !is_complete(i, g.mask, active);
+      if (g.waits) break;
+      i.run(*this, i, g.mask);
+      ++g.pc;
+      if (state == State::kWaiting || spins) break;
     }
-    if (mask == 0) {
+  }
+  return g;
+}
+
+void Warp::run(int64_t budget) {
+  while (live != 0 && state == State::kReady && !spins && budget > 0) {
+    join_groups();
+    const size_t chosen = next_group();
+    const Group after = run_group(groups[chosen], budget);
+    if (after.mask == 0) {
       groups.erase(groups.begin() + static_cast<ptrdiff_t>(chosen));
-    } else if (!groups[chosen].waits || groups[chosen].pc != pc) {
-      groups[chosen] = {pc, mask, false};
+    } else {
+      groups[chosen] = after;
     }
-    if (state == State::kWaiting || spins || budget <= 0) break;
   }
   if (live == 0) {
     state = State::kDone;

@@ -24,8 +24,6 @@ void report(const Warp& warp, const Instruction& instruction, int lane, const st
 int64_t report_count();
 std::string place_of(const Warp& warp, const Instruction& instruction, int lane);
 
-// ---- blocks and warps
-
 struct MemoryBarrier {  // mbarrier
   uint32_t address = 0, count = 0, pending = 0;
   int64_t bytes = 0;
@@ -131,6 +129,12 @@ struct Warp {
   }
   void run(int64_t budget);  // until it waits, spins, ends or has executed `budget` instructions
   uint32_t predicate(uint32_t place) const;
+
+ private:
+  void join_groups();
+  size_t next_group() const;
+  bool is_complete(const Instruction& instruction, uint32_t mask, uint32_t active);
+  Group run_group(Group group, int64_t& budget);
 };
 
 // The lanes of a register of 2, 4 or 8 bytes as 64-bit numbers, and back (cut, or extended by zeros).

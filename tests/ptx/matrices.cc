@@ -116,8 +116,7 @@ bool emit_ldmatrix(Decoder& d) {
   if (!d.has("m8n8") || !d.has("b16") || !(d.has("shared") || d.has("shared::cta"))) return false;
   std::vector<uint32_t> list;
   for (const Operand& o : d.operands[0].list) list.push_back(o.place);
-  i.list = static_cast<uint32_t>(d.kernel.lists.size());
-  d.kernel.lists.push_back(list);
+  i.list = d.add_list(list);
   i.a = d.source(d.operands[1].list[0], 4);
   i.target = static_cast<int32_t>(d.operands[1].value);
   i.offset = d.has("trans") ? 1 : 0;
@@ -137,8 +136,7 @@ bool emit_mma(Decoder& d) {
   for (const Operand& o : d.operands)
     for (const Operand& e : o.list) list.push_back(&o == &d.operands[0] ? e.place : d.source(e, 4));
   if (list.size() != 14) return false;
-  i.list = static_cast<uint32_t>(d.kernel.lists.size());
-  d.kernel.lists.push_back(list);
+  i.list = d.add_list(list);
   i.flow = Flow::kConverge;
   d.emit(mma);
   return true;

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/ptx/program.h"
+#include "tests/ptx/decoder.h"
 #include "tests/ptx/tokens.h"
 
 namespace dpfa::ptx {

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cctype>
 
-#include "tests/ptx/machine.h"
+#include "tests/ptx/decoder.h"
 #include "tests/ptx/parser.h"
 
 namespace dpfa::ptx {

@@ -3,6 +3,9 @@
 // Every operand is a place in a warp's register file: a register holds the numbers of 32 lanes side by side,
 // 1 byte each for predicates and 2, 4 or 8 for the others. Immediates and special registers are registers
 // that are filled when a warp starts, so that no instruction distinguishes them.
+//
+// Of the PTX ISA 9.0 the instructions are known that the kernels of this project consist of; each file of
+// instructions names its sections. Debug information, calls and .func are not.
 #pragma once
 
 #include <cstdint>
@@ -102,43 +105,7 @@ std::string target_of(const std::string& text);
 std::unique_ptr<Module> parse_module(const std::string& text,
                                      uint64_t (*allocate)(const std::vector<uint8_t>& content));
 
-// ---- between parser and decoder
-
-enum class Kind : uint8_t { kRegister, kImmediate, kVector, kAddress, kSink };
-struct Operand {
-  Kind kind = Kind::kSink;
-  uint8_t width = 0;  // bytes of a register's lane, 1: predicate
-  bool negated = false;
-  bool dynamic_shared = false;
-  uint32_t place = kNone;
-  uint64_t value = 0;         // immediate, or an address's offset
-  std::vector<Operand> list;  // of a vector; of an address: its base, then what follows the comma
-};
-
-// Adds the instruction of `opcode` (split at dots) to the kernel. False where it is not known.
-struct Decoder {
-  Kernel& kernel;
-  std::vector<std::string> parts;
-  std::vector<Operand> operands;
-  Instruction instruction;  // with guard and line
-
-  bool decode();
-  bool has(const char* part) const;
-  uint32_t source(size_t operand, uint8_t width);  // register of that lane width, made where need be
-  uint32_t source(const Operand& operand, uint8_t width);
-  uint32_t destination(size_t operand) const;
-  uint32_t make_register(uint8_t width);
-  uint32_t constant(uint64_t value, uint8_t width);
-  void emit(Handler run);
-};
-
-// The instruction groups; each returns false where the opcode is none of its own.
-bool decode_arithmetic(Decoder& d);
-bool decode_conversion(Decoder& d);
-bool decode_memory(Decoder& d);
-bool decode_warp(Decoder& d);    // control flow, barriers, shuffles, votes
-bool decode_tensor(Decoder& d);  // copies in the background, matrix products, barriers in memory
-
+// Throws Fault (memory.h).
 [[noreturn]] void fault(const std::string& what);
 
 }  // namespace dpfa::ptx

@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "tests/ptx/machine.h"
+#include "tests/ptx/decoder.h"
 
 namespace dpfa::ptx {
 

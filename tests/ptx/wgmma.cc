@@ -112,8 +112,7 @@ bool emit_wgmma(Decoder& d) {
   if (d.operands[4].value != 1 || d.operands[5].value != 1) return false;
   std::vector<uint32_t> list;
   for (const Operand& o : d.operands[0].list) list.push_back(o.place);
-  i.list = static_cast<uint32_t>(d.kernel.lists.size());
-  d.kernel.lists.push_back(list);
+  i.list = d.add_list(list);
   i.a = d.source(1, 8), i.b = d.source(2, 8), i.e = d.source(3, 1);
   i.offset = static_cast<int64_t>(d.operands[6].value | d.operands[7].value << 1);
   i.flow = Flow::kConverge;
