@@ -189,7 +189,7 @@ bool emit_plain(Decoder& d, Type t) {
     const auto found = on_integers().find(op);
     h = found == on_integers().end() ? nullptr : handler_of(found->second, t);
   }
-  if (h == nullptr || d.has("sat")) return false;
+  if (h == nullptr || d.has("sat") || d.has("relu")) return false;
   Instruction& i = d.instruction;
   const uint8_t width = bytes_of(t);
   i.d = d.destination(0), i.a = d.source(1, width);

@@ -1,4 +1,4 @@
-// Atomics: PTX ISA 9.0, sections 9.7.13.5 (atom) and 9.7.13.7 (red), of integers and of f32 and f64.
+// Atomics: PTX ISA 9.0, sections 9.7.13.5 (atom) and 9.7.13.6 (red), of integers and of f32 and f64.
 #include <atomic>
 #include <map>
 

@@ -1,5 +1,5 @@
-// Bit fields, permutations, counts: PTX ISA 9.0, sections 9.7.1 (popc, clz, bfe, bfi) and 9.7.8 (lop3,
-// shf), 9.7.9.7 (prmt).
+// Bit fields, permutations, counts: PTX ISA 9.0, sections 9.7.1 (popc, clz, bfe, bfi), 9.7.8 (lop3,
+// shf) and 9.7.9.7 (prmt).
 #include <algorithm>
 
 #include "tests/ptx/lanes.h"

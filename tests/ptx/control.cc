@@ -1,5 +1,5 @@
-// Control flow, barriers, shuffles, votes: PTX ISA 9.0, sections 9.7.12 (ret, exit), 9.7.13.1 to 9.7.13.3
-// (bar, barrier), 9.7.9.6 (shfl.sync), 9.7.13.8 (vote.sync), 9.7.13.11 (activemask).
+// Control flow, barriers, shuffles, votes: PTX ISA 9.0, sections 9.7.12 (ret, exit), 9.7.13.1 and 9.7.13.2
+// (bar, barrier), 9.7.9.6 (shfl.sync), 9.7.13.9 (vote.sync), 9.7.13.11 (activemask).
 #include "tests/ptx/decoder.h"
 
 namespace dpfa::ptx {

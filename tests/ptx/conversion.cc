@@ -1,4 +1,4 @@
-// mov, cvt, cvta. PTX ISA 9.0, sections 9.7.9.1 and 9.7.9.21.
+// mov, cvta, cvt: PTX ISA 9.0, sections 9.7.9.3, 9.7.9.4, 9.7.9.20 and 9.7.9.21.
 #include <bit>
 #include <cmath>
 #include <limits>

@@ -1,6 +1,6 @@
 // Copies in the background and the barriers in memory that they complete: PTX ISA 9.0, sections 9.7.9.25
-// (cp.async, copies by tensor maps) and 9.7.13.15 (mbarrier). A late copy happens when it is waited for, or
-// when nothing else can go on.
+// (cp.async), 9.7.9.27.1.2 (copies by tensor maps) and 9.7.13.15 (mbarrier). A late copy happens when it is
+// waited for, or when nothing else can go on.
 #include <algorithm>
 #include <cstring>
 

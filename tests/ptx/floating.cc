@@ -1,5 +1,5 @@
-// Floating-point instructions: PTX ISA 9.0, section 9.7.3, without .ftz, .sat and .approx. An operation to
-// nearest is the host's own; for another rounding mode the host's mode is set.
+// Floating-point instructions: PTX ISA 9.0, section 9.7.3, without .ftz, .sat, .approx, .NaN and .xorsign. An
+// operation to nearest is the host's own; for another rounding mode the host's mode is set.
 #include <cfenv>
 #include <cmath>
 #include <map>
@@ -71,7 +71,8 @@ bool emit_real(Decoder& d, Type t) {
   const std::string& op = d.parts[0];
   const uint8_t width = bytes_of(t);
   Instruction& i = d.instruction;
-  if (d.has("ftz") || d.has("sat") || d.has("approx") || d.has("full")) return false;
+  for (const char* part : {"ftz", "sat", "approx", "full", "NaN", "xorsign"})
+    if (d.has(part)) return false;
   i.d = d.destination(0);
   i.a = d.source(1, width);
   if (d.operands.size() > 2) i.b = d.source(2, width);

@@ -32,6 +32,7 @@ inline uint8_t bytes_of(Type t) {
          : t == Type::kPred                                      ? 1
                                                                  : 8;
 }
+
 template <typename T, typename Op>
 void unary(Warp& w, const Instruction& i, uint32_t mask) {
   const T* a = w.at<T>(i.a);

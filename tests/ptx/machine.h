@@ -19,7 +19,7 @@
 
 namespace dpfa::ptx {
 
-// Counts a report and prints it the first times.
+// Counts a report and prints the first of each instruction.
 void report(const Warp& warp, const Instruction& instruction, int lane, const std::string& what);
 int64_t report_count();
 std::string place_of(const Warp& warp, const Instruction& instruction, int lane);
@@ -40,9 +40,8 @@ struct Block {
   const Kernel* kernel = nullptr;
   uint32_t number[3] = {};
   const uint8_t* parameters = nullptr;
-  std::vector<uint8_t> shared, shared_written;
-  std::vector<uint8_t>
-      shared_unfenced;  // 1 + the warp that wrote a byte and executed no fence.proxy.async since
+  // Of each byte; the last: 1 + the warp that wrote it and executed no fence.proxy.async since, or 0.
+  std::vector<uint8_t> shared, shared_written, shared_unfenced;
   uint32_t dynamic_bytes = 0, dynamic_start = 0;
   struct Barrier {
     uint32_t arrived = 0, expected = 0;
@@ -75,7 +74,7 @@ struct Block {
   void use(uint32_t address, uint32_t bytes, Access access, const Warp& warp, const Instruction& i, int lane);
 };
 
-void apply(Block& block, const TileCopy& copy);  // tensor.cc
+void apply(Block& block, const TileCopy& copy);  // copies.cc
 
 enum class State : uint8_t { kReady, kWaiting, kDone };
 

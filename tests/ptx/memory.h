@@ -6,7 +6,6 @@
 #include <map>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace dpfa::ptx {
 
@@ -18,14 +17,13 @@ struct Fault : std::runtime_error {
 // How the machine picks among what the rules of CUDA leave open; each from the environment variable beside
 // it. Throws std::invalid_argument for any other value.
 struct Options {
-  int capability = 90;  // PTX_DEVICE: compute capability, 80, 90 (with the features of sm_90a) or 100
-  bool late = true;  // PTX_COPIES=early|late: copies and products in the background happen at once, or when
-                     // waited for
+  int capability = 90;   // PTX_DEVICE: compute capability: 80, 90 (with the features of sm_90a) or 100
+  bool late = true;      // PTX_COPIES=early|late: work in the background happens at once, or when waited for
   bool truncate = true;  // PTX_TENSOR=truncate|exact: how tensor cores add (tensor.h)
   uint32_t seed = 0;     // PTX_SEED: 0 runs warps in turn, others in random order, interrupted at random
   int threads = 2;       // PTX_THREADS: blocks that run at a time
-  std::string drop;  // PTX_DROP: lines of PTX that hold this text are left out, to see what is then noticed
-  bool report = false;  // PTX_REPORT: print kernels, instructions and lines that ran, at exit
+  std::string drop;      // PTX_DROP: PTX lines that hold this text are left out: what is then noticed?
+  bool report = false;   // PTX_REPORT: print kernels, instructions and lines that ran, at exit
 };
 const Options& options();
 

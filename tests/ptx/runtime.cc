@@ -90,7 +90,6 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
 }
 
 }  // namespace
-
 }  // namespace dpfa::ptx
 
 namespace ptx = dpfa::ptx;

@@ -1,5 +1,5 @@
 // The instructions for matrices and copies in the background, and the fences between them: PTX ISA 9.0,
-// sections 9.7.13.4 (membar, fence) and 9.7.15.7 (setmaxnreg, which changes nothing here). Memory is
+// sections 9.7.13.4 (membar, fence) and 9.7.19.5 (setmaxnreg, which changes nothing here). Memory is
 // sequentially consistent, so only fences between proxies have something to do.
 #include "tests/ptx/tensor.h"
 

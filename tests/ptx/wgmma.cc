@@ -1,5 +1,5 @@
 // Matrix products of a warpgroup: PTX ISA 9.0, section 9.7.15 (wgmma.mma_async, m64nNk16 of bf16 with sums in
-// f32, both operands in shared memory with the 128-byte swizzle; the layouts are those of 9.7.15.5.1). A warp
+// f32, both operands in shared memory with the 128-byte swizzle). A warp
 // computes its 16 rows.
 #include <cstring>
 
