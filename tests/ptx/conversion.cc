@@ -147,8 +147,8 @@ void to_bfloat16(Warp& w, const Instruction& i, uint32_t mask) {
   for (int l = 0; l < kLanes; ++l) out[l] = nearest_bfloat16(w.at<float>(i.a)[l]);
   w.write(i.d, out, mask);
 }
-void to_two_bfloat16(Warp& w, const Instruction& i,
-                     uint32_t mask) {  // the first operand becomes the upper half
+// The first operand becomes the upper half.
+void to_two_bfloat16(Warp& w, const Instruction& i, uint32_t mask) {
   uint32_t out[kLanes];
   for (int l = 0; l < kLanes; ++l)
     out[l] = static_cast<uint32_t>(nearest_bfloat16(w.at<float>(i.a)[l])) << 16 |

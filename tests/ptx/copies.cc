@@ -167,8 +167,8 @@ bool emit_memory_barrier(Decoder& d) {
   return true;
 }
 
-bool emit_tile(
-    Decoder& d) {  // cp.async.bulk.tensor.2d...mbarrier::complete_tx::bytes [to], [map, {x, y}], [barrier]
+// cp.async.bulk.tensor.2d...mbarrier::complete_tx::bytes [to], [map, {x, y}], [barrier]
+bool emit_tile(Decoder& d) {
   Instruction& i = d.instruction;
   if (!d.has("2d") || !d.has("global") || !d.has("mbarrier::complete_tx::bytes") || d.operands.size() != 3)
     return false;

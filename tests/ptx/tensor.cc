@@ -10,7 +10,7 @@ namespace {
 void acquire_map(Warp& w, const Instruction& i, uint32_t mask) {
   for_lanes(mask, [&](int l) {
     const uint64_t map = w.at<uint64_t>(i.a)[l];
-    if (map % 128 != 0 && map % 64 != 0) fault("a tensor map is misaligned: " + place_of(w, i, l));
+    if (map % 64 != 0) fault("a tensor map is misaligned: " + place_of(w, i, l));
     w.block->acquired_maps.push_back(map);
   });
 }
