@@ -3,6 +3,8 @@
 #include <sodium.h>
 
 #include <iostream>
+#include <set>
+#include <string>
 
 #include "accounting/ledger_chain.h"
 #include "accounting/ledger_files.h"
@@ -77,22 +79,15 @@ void refuse_foreign_checkpoint(const RunSetup& setup) {
                      "': restore that ledger");
 }
 
-// Whether a ledger of this text knows the checkpoint that the run goes on from.
-bool knows_checkpoint(const std::string& text, const Restored& restored) {
-  bool found = false;
+// The digests that a ledger of this text has of the checkpoint of a step: more than one where it was written
+// again after a resume.
+std::set<std::string> states_of_checkpoint(const std::string& text, int64_t step) {
+  std::set<std::string> states;
   accounting::read_chain(text, [&](const json& line) {
-    found = found || (line.at("kind") == "checkpoint" && line.at("step") == restored.step &&
-                      line.at("state") == restored.digest);
+    if (line.at("kind") == "checkpoint" && line.at("step") == step)
+      states.insert(line.at("state").get<std::string>());
   });
-  return found;
-}
-
-bool has_line_of_checkpoint(const std::string& text, int64_t step) {
-  bool found = false;
-  accounting::read_chain(text, [&](const json& line) {
-    found = found || (line.at("kind") == "checkpoint" && line.at("step") == step);
-  });
-  return found;
+  return states;
 }
 
 // Each rank holds what it received to the ledger, and to its own copy as it was before this start. A copy
@@ -101,15 +96,16 @@ void refuse_altered_checkpoint(const RunSetup& setup, const std::string& own_cop
   if (DPFA_PLANT("checkpoint_unchecked")) return;
   const Restored& restored = *setup.restored;
   const std::string step = std::to_string(restored.step);
-  if (!has_line_of_checkpoint(setup.ledger->text(), restored.step))
+  const std::set<std::string> known = states_of_checkpoint(setup.ledger->text(), restored.step);
+  if (known.empty())
     throw StateError("the ledger of this run does not know of a checkpoint of step " + step +
                      ": the checkpoint was put there by something else, or by a build of dpfa that wrote no "
                      "such lines; go on with that build, or start a new run with model.from");
-  if (!knows_checkpoint(setup.ledger->text(), restored))
+  if (!known.contains(restored.digest))
     throw StateError("the checkpoint of step " + step +
                      " is not the one that this run wrote: its ledger has another digest of weights and "
                      "moments; restore the checkpoint, or remove it to go on from an earlier one");
-  if (!own_copy.empty() && !knows_checkpoint(own_copy, restored))
+  if (!own_copy.empty() && !states_of_checkpoint(own_copy, restored.step).contains(restored.digest))
     std::cerr << "warning: the copy of the ledger of rank " << rank << " ends before the checkpoint of step "
               << step << ": it cannot vouch for these weights\n";
 }
