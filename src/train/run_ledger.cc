@@ -96,14 +96,9 @@ void refuse_altered_checkpoint(const RunSetup& setup, const std::string& own_cop
   if (DPFA_PLANT("checkpoint_unchecked")) return;
   const Restored& restored = *setup.restored;
   const std::string step = std::to_string(restored.step);
-  const std::set<std::string> known = states_of_checkpoint(setup.ledger->text(), restored.step);
-  if (known.empty())
-    throw StateError("the ledger of this run does not know of a checkpoint of step " + step +
-                     ": the checkpoint was put there by something else, or by a build of dpfa that wrote no "
-                     "such lines; go on with that build, or start a new run with model.from");
-  if (!known.contains(restored.digest))
+  if (!states_of_checkpoint(setup.ledger->text(), restored.step).contains(restored.digest))
     throw StateError("the checkpoint of step " + step +
-                     " is not the one that this run wrote: its ledger has another digest of weights and "
+                     " is not the one that this run wrote: its ledger has no such digest of weights and "
                      "moments; restore the checkpoint, or remove it to go on from an earlier one");
   if (!own_copy.empty() && !states_of_checkpoint(own_copy, restored.step).contains(restored.digest))
     std::cerr << "warning: the copy of the ledger of rank " << rank << " ends before the checkpoint of step "

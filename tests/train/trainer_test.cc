@@ -178,6 +178,39 @@ TEST_F(ResumedRun, ChargesAgainAndNeverLessOnDrawsThatNoStepHadBefore) {
   EXPECT_EQ(report.steps, 11);
 }
 
+// Before and behind every sum, and at every stage of a checkpoint.
+TEST_F(ResumedRun, HasChargedEverySumAtWhicheverCollectiveItEnded) {
+  const auto options_of = [&](const std::string& name) {
+    RunOptions options{.config = config(name)};
+    options.config.privacy.steps = 2;
+    options.config.privacy.reserve_steps = 2;
+    options.config.train.checkpoint_every = 1;
+    return options;
+  };
+  SumRecorder whole;
+  ASSERT_EQ(run(options_of("whole"), whole), Outcome::kFinished);
+  std::set<std::pair<size_t, size_t>> reached;
+  for (int64_t last = 1; last <= static_cast<int64_t>(whole.calls.size()); ++last) {
+    const RunOptions options = options_of("run" + std::to_string(last));
+    SumRecorder before, after;
+    ASSERT_TRUE(crashes(options, "any", last, before));
+    const fs::path dir = run_dir("run" + std::to_string(last));
+    if (!fs::exists(dir / "ledger.jsonl")) {
+      EXPECT_TRUE(before.sums.empty());
+      continue;
+    }
+    const size_t charged = charges_of(dir).size();
+    EXPECT_GE(charged, before.sums.size()) << "collective " << last;
+    reached.emplace(charged, before.sums.size());
+    EXPECT_EQ(run(resumed(options), after), Outcome::kFinished) << "collective " << last;
+    EXPECT_EQ(charges_of(dir).size(), charged + after.sums.size());
+    const auto report = accounting::verify_ledger(dir);
+    EXPECT_TRUE(report.valid) << report.reason;
+  }
+  // Before the first charge; after each charge, with its sum and without.
+  EXPECT_EQ(reached.size(), 5u);
+}
+
 TEST_F(ResumedRun, DrawsOtherRecordsThanTheStepThatItRepeats) {
   RunOptions options{.config = config("run"), .insecure_seed = 9};  // the keys at least are the same
   options.config.train.checkpoint_every = 2;

@@ -50,7 +50,9 @@ TEST(Masks, CancelInTheSumOfAllRanks) {
 TEST(Masks, AreTheSumOfTheStreamsOfTheirKeys) {
   const Masks masks = fixed_masks(1, 3, 1, 1);
   const uint64_t nonce = nonce_of(0x01234567, 0x76543210);
-  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 36) - 100}) {
+  // Bucket, block counter and place in the block tell any two words of 2^64 apart.
+  for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 36) - 100, uint64_t{1} << 36,
+                               (uint64_t{1} << 40) + 7, (uint64_t{1} << 63) - 150}) {
     std::vector<uint32_t> words(300);
     masks.apply(nonce, first, std::span(words));
     for (size_t i = 0; i < words.size(); ++i) {
