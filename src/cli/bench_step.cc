@@ -134,17 +134,21 @@ int64_t threads_of(const StepOptions& o) {
 // One kind of step in this process.
 void run_alone(const StepOptions& o) {
   train::StepBench bench(o.spec, o.only == "private", o.only == "baseline");
-  std::vector<double> seconds;
-  for (int64_t k = 0; k <= o.repeats; ++k)
-    seconds.push_back(o.only == "private" ? bench.private_seconds() : bench.baseline_seconds());
-  seconds.erase(seconds.begin());
+  const bool with_privacy = o.only == "private";
+  std::vector<double> seconds, releases;
+  for (int64_t k = 0; k <= o.repeats; ++k) {
+    seconds.push_back(with_privacy ? bench.private_seconds() : bench.baseline_seconds());
+    releases.push_back(with_privacy ? bench.release_seconds() : 0);
+  }
+  for (auto* times : {&seconds, &releases}) times->erase(times->begin());
   struct rusage usage {};
   getrusage(RUSAGE_SELF, &usage);
-  const nlohmann::json result = {{"case", case_name(o.spec) + "/" + o.only},
-                                 {"seconds", median(seconds)},
-                                 {"repeats", o.repeats},
-                                 {"all_seconds", seconds},
-                                 {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024}};
+  nlohmann::json result = {{"case", case_name(o.spec) + "/" + o.only},
+                           {"seconds", median(seconds)},
+                           {"repeats", o.repeats},
+                           {"all_seconds", seconds},
+                           {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024}};
+  if (with_privacy && o.spec.release) result["release_share"] = median(releases) / median(seconds);
   if (o.json)
     print_json({result}, threads_of(o));
   else
