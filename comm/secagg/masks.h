@@ -31,6 +31,13 @@ class Masks {
     bool subtract;
   };
 
+  Masks() = default;
+  Masks(Masks&&) = default;
+  Masks& operator=(Masks&&) = default;
+  // Not copied: what counts the nonces of one would not see those of the other.
+  Masks(const Masks&) = delete;
+  Masks& operator=(const Masks&) = delete;
+
   void add_key(const StreamKey& key, bool subtract) { keys_.push_back({key, subtract}); }
 
   // words[i] := words[i] + sum over keys of +-F(word first + i). A word of 64 bits takes the stream's words

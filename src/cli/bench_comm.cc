@@ -133,7 +133,7 @@ class CommBench {
   std::vector<BenchResult> run() {
     if (spec_.mode == "masked") {
       keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
-      masked_.emplace(world_, layout_.bits, *keys_);
+      masked_.emplace(world_, layout_.bits, agree(world_, static_cast<int>(spec_.colluding_ranks)));
       secure_sums("comm/masked", [&] { return contribution_.release(step_); });
       secure_sums("comm/masked-without-noise", [] { return Contribution::gradient; });
       beside_floats();
@@ -141,7 +141,7 @@ class CommBench {
       ciphers();
     } else if (spec_.mode == "release") {
       keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
-      masked_.emplace(world_, layout_.bits, *keys_);
+      masked_.emplace(world_, layout_.bits, agree(world_, static_cast<int>(spec_.colluding_ranks)));
       release();
     } else {
       plain_sums();
@@ -342,7 +342,7 @@ class CommBench {
   FlatBuffer<int32_t> lanes_;
   Contribution contribution_;
   SecureSum plain_;
-  std::optional<SessionKeys> keys_;
+  std::optional<SessionKeys> keys_;  // of masks alone
   std::optional<SecureSum> masked_;
   std::vector<uint32_t> words_;
   std::vector<uint64_t> words64_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "accounting/event.h"
 #include "kernels/noise.h"
@@ -16,22 +17,22 @@ using comm::secagg::SecureSum;
 using comm::secagg::SessionKeys;
 
 SecureSum sum_of(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
-                 const std::optional<SessionKeys>& mask_keys) {
+                 std::optional<SessionKeys> mask_keys) {
   DPFA_CHECK((plan.aggregation_mode() == "masked") == mask_keys.has_value(), plan.aggregation_mode());
   const auto shares = plan.noise_shares();
   const int lane_bits = shares ? shares->lane_bits : 32;
-  return mask_keys ? SecureSum(communicator, lane_bits, *mask_keys) : SecureSum(communicator, lane_bits);
+  return mask_keys ? SecureSum(communicator, lane_bits, std::move(*mask_keys))
+                   : SecureSum(communicator, lane_bits);
 }
 
 }  // namespace
 
 Privatizer::Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator,
                        accounting::Ledger& ledger, const StreamKey& noise_key,
-                       const std::optional<StreamKey>& dither_key,
-                       const std::optional<SessionKeys>& mask_keys)
+                       const std::optional<StreamKey>& dither_key, std::optional<SessionKeys> mask_keys)
     : plan_(plan),
       communicator_(communicator),
-      sum_over_ranks_(sum_of(plan, communicator, mask_keys)),
+      sum_over_ranks_(sum_of(plan, communicator, std::move(mask_keys))),
       ledger_(ledger),
       noise_key_(noise_key),
       allowed_charges_(plan.allowed_charges()) {

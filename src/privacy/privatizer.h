@@ -29,7 +29,7 @@ class Privatizer {
   // `mask_keys`: where the plan says mode = masked, and only there. References must outlive the object.
   Privatizer(const plan::PrivacyPlan& plan, comm::Communicator& communicator, accounting::Ledger& ledger,
              const StreamKey& noise_key, const std::optional<StreamKey>& dither_key = std::nullopt,
-             const std::optional<comm::secagg::SessionKeys>& mask_keys = std::nullopt);
+             std::optional<comm::secagg::SessionKeys> mask_keys = std::nullopt);
 
   // Whether one more charge stays within what was planned. The same on all ranks.
   bool may_release() const;

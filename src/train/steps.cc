@@ -5,6 +5,7 @@
 #include <functional>
 #include <iostream>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "src/base/plant.h"
@@ -86,7 +87,8 @@ class PrivateSteps final : public Steps {
                                 if (rank == 0) std::cerr << line << '\n';
                               }),
                  /*constant_work=*/c_.config.runtime.constant_step_slots),
-        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither, c_.keys.masks),
+        privatizer_(c_.plan, c_.communicator, ledger, c_.keys.noise, c_.keys.dither,
+                    std::exchange(c_.keys.masks, std::nullopt)),
         sampler_(sampler_of(c_)),
         optimizer_(optimizer_of<privacy::NoisyGradient>(c_)) {
     if (DPFA_PLANT("methods_wait_for_a_record")) return;

@@ -24,7 +24,7 @@ struct StepContext {
   const data::Dataset& dataset;
   model::Gpt2& model;
   std::span<float> weights;
-  const RunKeys& keys;
+  RunKeys& keys;  // the steps take over those of masks
   Watchdog& watchdog;
   int64_t context;                     // tokens of an example
   int64_t microbatch_size;             // slots that are asked for

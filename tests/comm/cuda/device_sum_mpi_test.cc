@@ -37,8 +37,8 @@ TEST(SecureSumOfDevices, IsExactForEveryWidthAndAsTheCpusIs) {
   NcclCommunicator nccl(world(), std::chrono::seconds(60));
   for (const int bits : {16, 21, 32})
     for (const int64_t count : {1, 47, 4097, 1000003}) {
-      const secagg::SessionKeys keys = fixed_session(world().rank(), world().size());
-      secagg::SecureSum on_device(world(), bits, keys), on_host(world(), bits, keys);
+      const auto session = [] { return fixed_session(world().rank(), world().size()); };
+      secagg::SecureSum on_device(world(), bits, session()), on_host(world(), bits, session());
       Lanes lanes = contribution(world().rank(), bits, count);
       const dpfa::cuda::DeviceArray<int32_t> input{std::span<const int32_t>(lanes)};
       DeviceBucket bucket(nccl, bits, count, nullptr);
@@ -58,7 +58,7 @@ TEST(SecureSumOfDevices, IsVoidOnAllRanksWhereOneHasAnotherKey) {
   NcclCommunicator nccl(world(), std::chrono::seconds(60));
   secagg::SessionKeys keys = fixed_session(world().rank(), world().size());
   if (world().rank() == 1) keys.lanes.add_key(StreamKey({1}), false);
-  secagg::SecureSum sum(world(), 32, keys);
+  secagg::SecureSum sum(world(), 32, std::move(keys));
   const dpfa::cuda::DeviceArray<int32_t> input{
       std::span<const int32_t>(contribution(world().rank(), 32, 5000))};
   DeviceBucket bucket(nccl, 32, 5000, nullptr);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <type_traits>
 
 #include "src/base/error.h"
 #include "src/base/random/chacha20.h"
@@ -146,6 +147,9 @@ TEST(Masks, OfTwoStepsAttemptsAndPlacesAreUnrelated) {
     EXPECT_LT(std::abs(testing::correlation(one, other)), 0.08);  // 5.6 standard deviations
   }
 }
+
+// Two objects with the same keys could use one pad twice.
+static_assert(!std::is_copy_constructible_v<Masks> && !std::is_copy_assignable_v<Masks>);
 
 TEST(Nonce, OfNoTwoStepsAndAttemptsIsEqual) {
   // As a million steps of a run with retries would number them.
