@@ -184,8 +184,7 @@ DeviceArray<uint8_t> table_of(const std::vector<T>& values) {
 GramNormPlan::GramNormPlan(std::span<const GramMatrix> matrices, std::span<const int64_t> offsets,
                            std::optional<TensorPath> path)
     : matrix_count_(static_cast<int64_t>(matrices.size())) {
-  const int capability = compute_capability();
-  bool wgmma = capability == 90;
+  bool wgmma = true;
   std::vector<GramMatrixEntry> entries;
   std::vector<int64_t> unit_matrix;
   for (const GramMatrix& m : matrices) {
@@ -195,11 +194,7 @@ GramNormPlan::GramNormPlan(std::span<const GramMatrix> matrices, std::span<const
     units_ += m.groups;
     unit_matrix.resize(units_, static_cast<int64_t>(entries.size()) - 1);
   }
-  path_ = path.value_or(wgmma ? TensorPath::kWgmma : TensorPath::kMmaSync);
-  if (path_ == TensorPath::kWgmma && !wgmma)
-    throw Unsupported(
-        "the wgmma path runs on compute capability 9.0 alone, with blocks of outputs that are multiples "
-        "of 64: leave the path open or ask for mma.sync");
+  path_ = choose_path(path, wgmma, "blocks of outputs that are multiples of 64");
   DPFA_CHECK(!offsets.empty() && offsets[0] >= 0, "offsets of the examples are missing");
   for (size_t b = 0; b + 1 < offsets.size(); ++b)
     DPFA_CHECK(offsets[b] <= offsets[b + 1], "offsets must not descend");
