@@ -288,6 +288,8 @@ void an_example_that_is_not_finite_is_left_out(Failures& f) {
   Batch batch(12, {65, 129, 40}, 0.01f);
   Device clean(batch);
   const std::vector<int32_t> expected = clean.integers({1000, 0, 2000});
+  f.expect(clean.integers({1000, std::numeric_limits<float>::quiet_NaN(), 2000}) == expected,
+           "an example whose factor is NaN was added");
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     batch.x.set(65 + 100, 3, bad);
     batch.z.set(65 + 7, 9, bad);
