@@ -19,6 +19,7 @@
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -81,7 +82,7 @@ struct Operand {
 // Operands and plans of all linear layers for one microbatch.
 class Layers {
  public:
-  Layers(const BenchShape& s, TensorPath path) : shape_(s) {
+  Layers(const BenchShape& s, std::optional<TensorPath> path) : shape_(s) {
     for (int64_t b = 0; b <= s.batch; ++b) offsets_.push_back(b * s.sequence);
     for (int64_t layer = 0; layer < s.layers; ++layer) {
       add(s.width, 3 * s.width);
@@ -143,19 +144,19 @@ struct Parameters {
   }
 };
 
-// The rows of every path of the device; a row's name and its JSON say which path its kernels took.
+// Rows of the path that the plans take, and of mma.sync where that is another. A row's name and its JSON say
+// which.
 std::vector<Timing> on_every_path(const BenchShape& s,
-                                  std::vector<Timing> (*bench)(const BenchShape&, TensorPath)) {
-  std::vector<Timing> all;
-  for (const TensorPath path : device_paths())
-    for (Timing& one : bench(s, path)) {
-      one.name += "/" + one.kernels;
-      all.push_back(std::move(one));
-    }
+                                  std::vector<Timing> (*bench)(const BenchShape&,
+                                                               std::optional<TensorPath>)) {
+  std::vector<Timing> all = bench(s, std::nullopt);
+  if (all.front().kernels != to_string(TensorPath::kMmaSync))
+    for (const Timing& one : bench(s, TensorPath::kMmaSync)) all.push_back(one);
+  for (Timing& one : all) one.name += "/" + one.kernels;
   return all;
 }
 
-std::vector<Timing> bench_norms(const BenchShape& s, TensorPath path) {
+std::vector<Timing> bench_norms(const BenchShape& s, std::optional<TensorPath> path) {
   Layers layers(s, path);
   DeviceArray<float> gradient(layers.parameters());
   gradient.fill_bytes(0, nullptr);
@@ -187,7 +188,7 @@ std::vector<Timing> bench_noise(const BenchShape& s) {
   return results;
 }
 
-std::vector<Timing> bench_products(const BenchShape& s, TensorPath path) {
+std::vector<Timing> bench_products(const BenchShape& s, std::optional<TensorPath> path) {
   Layers layers(s, path);
   Parameters p(layers.parameters());
   const int64_t pairs = layers.matrices() * s.batch;

@@ -38,7 +38,8 @@ struct GramMatrix {
 class GramNormPlan {
  public:
   // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every matrix. The path is that of
-  // choose_path(); wgmma wants blocks of outputs of multiples of 64 where there are several.
+  // choose_path(); wgmma wants blocks of outputs of multiples of 64 where there are several, and
+  // strides below 2^39 numbers.
   // Throws InternalError for shapes, strides and pointers that do not fit, Unsupported for a path that the
   // device lacks.
   GramNormPlan(std::span<const GramMatrix> matrices, std::span<const int64_t> offsets,

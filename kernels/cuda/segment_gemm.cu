@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/error_bound.h"
 #include "kernels/cuda/segment_finish.cuh"
+#include "kernels/cuda/tensor_map.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels::cuda {
@@ -106,8 +107,7 @@ __global__ void add_materialised_kernel(const SegmentTables tables, const int64_
 
 bool is_aligned(const uint16_t* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// A tensor map's strides are below 2^40 bytes.
-bool wgmma_can(const SegmentProduct& p) { return std::max(p.left_stride, p.right_stride) < int64_t{1} << 39; }
+bool wgmma_can(const SegmentProduct& p) { return std::max(p.left_stride, p.right_stride) < kMapStrides; }
 
 }  // namespace
 
