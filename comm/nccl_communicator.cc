@@ -40,6 +40,7 @@ struct NcclCommunicator::State {
   int size;
   int device;
   Clock::duration deadline;
+  WordSums word_sums;
   ncclComm_t comm;
 
   ~State() {
@@ -87,9 +88,25 @@ struct NcclCommunicator::State {
     must_be_usable();
     must(ncclAllReduce(values, values, count, type, operation, comm, stream), "all-reduce");
   }
+
+  // NCCL's slices are all of one length: the words that are left over, fewer than there are ranks, are added
+  // by an all-reduce.
+  template <typename Word>
+  void sum_words(Word* words, size_t count, ncclDataType_t type, cudaStream_t stream) {
+    if (word_sums == WordSums::kByAllReduce) return all_reduce(words, count, type, ncclSum, stream);
+    must_be_usable();
+    const size_t slice = count / static_cast<size_t>(size), whole = slice * static_cast<size_t>(size);
+    Word* own = words + static_cast<size_t>(rank) * slice;  // where NCCL wants it for sums in place
+    if (slice > 0) {
+      must(ncclReduceScatter(words, own, slice, type, ncclSum, comm, stream), "reduce-scatter");
+      must(ncclAllGather(own, words, slice, type, comm, stream), "all-gather");
+    }
+    if (whole < count) all_reduce(words + whole, count - whole, type, ncclSum, stream);
+  }
 };
 
-NcclCommunicator::NcclCommunicator(Communicator& host, std::chrono::milliseconds deadline) {
+NcclCommunicator::NcclCommunicator(Communicator& host, std::chrono::milliseconds deadline,
+                                   WordSums word_sums) {
   const int devices = usable_devices();
   std::array<int64_t, 1> ranks_without = {devices > 0 ? 0 : 1};
   host.all_reduce_sum(std::span<int64_t>(ranks_without));
@@ -107,7 +124,7 @@ NcclCommunicator::NcclCommunicator(Communicator& host, std::chrono::milliseconds
   if (host.rank() == 0) start.result = ncclGetUniqueId(&start.id);
   host.broadcast(std::as_writable_bytes(std::span(&start, 1)), 0);
 
-  state_.reset(new State{host.rank(), host.size(), device, deadline, nullptr});
+  state_.reset(new State{host.rank(), host.size(), device, deadline, word_sums, nullptr});
   if (start.result != ncclSuccess)
     state_->fail(std::string("no unique id from rank 0: ") + ncclGetErrorString(start.result));
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -126,11 +143,11 @@ void NcclCommunicator::all_reduce_sum(int32_t* device_values, size_t count, cuda
 }
 
 void NcclCommunicator::all_reduce_sum(uint32_t* device_words, size_t count, cudaStream_t stream) {
-  state_->all_reduce(device_words, count, ncclUint32, ncclSum, stream);
+  state_->sum_words(device_words, count, ncclUint32, stream);
 }
 
 void NcclCommunicator::all_reduce_sum(uint64_t* device_words, size_t count, cudaStream_t stream) {
-  state_->all_reduce(device_words, count, ncclUint64, ncclSum, stream);
+  state_->sum_words(device_words, count, ncclUint64, stream);
 }
 
 void NcclCommunicator::all_reduce_max(int32_t* device_values, size_t count, cudaStream_t stream) {

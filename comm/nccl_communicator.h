@@ -1,10 +1,10 @@
 // Collectives on device buffers by NCCL, on the caller's stream.
 //
 // The host communicator carries the unique id at start and remains the one for host data. Sums are of
-// integers, as in communicator.h. Every rank calls the same operations in the same order. An operation
-// returns when it is queued; finish() waits for the stream, watches NCCL's asynchronous errors and the
-// deadline, and aborts the NCCL communicator on either, so that no rank waits for ever for a lost one. After
-// a CommError the object can only be destroyed.
+// integers, as in communicator.h, and those of words are formed as its WordSums says. Every rank calls the
+// same operations in the same order. An operation returns when it is queued; finish() waits for the stream,
+// watches NCCL's asynchronous errors and the deadline, and aborts the NCCL communicator on either, so that no
+// rank waits for ever for a lost one. After a CommError the object can only be destroyed.
 #pragma once
 
 #include <chrono>
@@ -22,8 +22,9 @@ class NcclCommunicator {
  public:
   // Chooses device `host.local_rank() mod device count` and joins all ranks of `host`. Throws Unsupported
   // without a usable GPU on any rank (on all ranks alike), CommError where the ranks do not meet within the
-  // deadline.
-  NcclCommunicator(Communicator& host, std::chrono::milliseconds deadline);
+  // deadline. `word_sums` is the same on all ranks.
+  NcclCommunicator(Communicator& host, std::chrono::milliseconds deadline,
+                   WordSums word_sums = WordSums::kByAllReduce);
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;

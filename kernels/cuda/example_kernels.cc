@@ -18,14 +18,15 @@ namespace {
 
 const uint16_t* bits(const void* operand) { return static_cast<const uint16_t*>(operand); }
 
-// "NVIDIA H200/sm90"
+// "NVIDIA H200/sm90/wgmma": times are kept under this name, and a path has times of its own.
 std::string device_name() {
   const int capability = compute_capability();
   int device = 0;
   cudaDeviceProp properties;
   check(cudaGetDevice(&device), "look for a GPU");
   check(cudaGetDeviceProperties(&properties, device), "ask for the GPU's name");
-  return std::string(properties.name) + "/sm" + std::to_string(capability);
+  return std::string(properties.name) + "/sm" + std::to_string(capability) + "/" +
+         to_string(device_paths().front());
 }
 
 bool equal(std::span<const int64_t> a, std::span<const int64_t> b) {

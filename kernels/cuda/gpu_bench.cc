@@ -7,8 +7,9 @@
 // noise: the release. step: whole training steps, with LibTorch (--slots, --compute, --norms, --recompute are
 // of this verb). --check times nothing: it compares steps with the CPU's; exit code 1 where they differ.
 // The others time each case beside its baseline, in turn, in one process, by events on one stream, and print
-// one JSON object as `dpfa bench --json` does; seconds are medians. Exit code 6 where there is no GPU or, for
-// step, no LibTorch: nothing was measured.
+// one JSON object as `dpfa bench --json` does; seconds are medians. norms and products have a row for each of
+// the device's tensor paths, and "kernels" says which one the plan took. Exit code 6 where there is no GPU
+// or, for step, no LibTorch: nothing was measured.
 #include "kernels/cuda/gpu_bench.h"
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -80,7 +82,7 @@ struct Operand {
 // Operands and plans of all linear layers for one microbatch.
 class Layers {
  public:
-  explicit Layers(const BenchShape& s) : shape_(s) {
+  Layers(const BenchShape& s, std::optional<TensorPath> path) : shape_(s) {
     for (int64_t b = 0; b <= s.batch; ++b) offsets_.push_back(b * s.sequence);
     for (int64_t layer = 0; layer < s.layers; ++layer) {
       add(s.width, 3 * s.width);
@@ -89,8 +91,8 @@ class Layers {
       add(4 * s.width, s.width);
     }
     add(s.width, s.vocab);
-    norms_.emplace_back(gram_, offsets_);
-    products_.emplace_back(segments_, offsets_);
+    norms_.emplace_back(gram_, offsets_, path);
+    products_.emplace_back(segments_, offsets_, path);
   }
   int64_t parameters() const { return parameters_; }
   int64_t matrices() const { return static_cast<int64_t>(gram_.size()); }
@@ -142,8 +144,20 @@ struct Parameters {
   }
 };
 
-std::vector<Timing> bench_norms(const BenchShape& s) {
-  Layers layers(s);
+// Rows of the path that the plans take, and of mma.sync where that is another. A row's name and its JSON say
+// which.
+std::vector<Timing> on_every_path(const BenchShape& s,
+                                  std::vector<Timing> (*bench)(const BenchShape&,
+                                                               std::optional<TensorPath>)) {
+  std::vector<Timing> all = bench(s, std::nullopt);
+  if (all.front().kernels != to_string(TensorPath::kMmaSync))
+    for (const Timing& one : bench(s, TensorPath::kMmaSync)) all.push_back(one);
+  for (Timing& one : all) one.name += "/" + one.kernels;
+  return all;
+}
+
+std::vector<Timing> bench_norms(const BenchShape& s, std::optional<TensorPath> path) {
+  Layers layers(s, path);
   DeviceArray<float> gradient(layers.parameters());
   gradient.fill_bytes(0, nullptr);
   const DeviceArray<float> ones{std::span<const float>(std::vector<float>(s.batch, 1.0f))};
@@ -153,11 +167,15 @@ std::vector<Timing> bench_norms(const BenchShape& s) {
   const auto products = [&] { layers.products().add_floats(ones.data(), gradient.data(), nullptr); };
   const std::string name = shape_text(s, layers.parameters()),
                     baseline = "the weight gradients of the same layers";
-  return {time_in_turn(
-              "norms/" + name + "/gram", s.repeats, [&] { layers.norms().run(nullptr); }, baseline, products),
-          time_in_turn(
-              "norms/" + name + "/direct", s.repeats,
-              [&] { layers.products().squares(all.data(), squares.data(), nullptr); }, baseline, products)};
+  std::vector<Timing> timings = {
+      time_in_turn(
+          "norms/" + name + "/gram", s.repeats, [&] { layers.norms().run(nullptr); }, baseline, products),
+      time_in_turn(
+          "norms/" + name + "/direct", s.repeats,
+          [&] { layers.products().squares(all.data(), squares.data(), nullptr); }, baseline, products)};
+  timings[0].kernels = to_string(layers.norms().path());
+  timings[1].kernels = to_string(layers.products().path());
+  return timings;
 }
 
 std::vector<Timing> bench_noise(const BenchShape& s) {
@@ -170,8 +188,8 @@ std::vector<Timing> bench_noise(const BenchShape& s) {
   return results;
 }
 
-std::vector<Timing> bench_products(const BenchShape& s) {
-  Layers layers(s);
+std::vector<Timing> bench_products(const BenchShape& s, std::optional<TensorPath> path) {
+  Layers layers(s, path);
   Parameters p(layers.parameters());
   const int64_t pairs = layers.matrices() * s.batch;
   std::vector<int64_t> units(layers.matrices());
@@ -198,9 +216,11 @@ std::vector<Timing> bench_products(const BenchShape& s) {
     layers.products().add_floats(ones.data(), p.gradient.data(), nullptr);
     p.step(Generator::kChaCha20, 0);
   };
-  return {time_in_turn("products/" + shape_text(s, layers.parameters()) + "/flat/weight-gradients-and-update",
-                       s.repeats, with_privacy,
-                       "weight gradients and update without norms, clipping and noise", without)};
+  Timing timing = time_in_turn(
+      "products/" + shape_text(s, layers.parameters()) + "/flat/weight-gradients-and-update", s.repeats,
+      with_privacy, "weight gradients and update without norms, clipping and noise", without);
+  timing.kernels = to_string(layers.products().path());
+  return {timing};
 }
 
 void print(const std::vector<Timing>& timings, const BenchShape& s, const char* gpu) {
@@ -212,6 +232,7 @@ void print(const std::vector<Timing>& timings, const BenchShape& s, const char* 
         i == 0 ? "" : ", ", timings[i].name.c_str(), timings[i].seconds, timings[i].baseline.c_str(),
         timings[i].baseline_seconds, timings[i].seconds / timings[i].baseline_seconds,
         static_cast<long long>(s.repeats));
+    if (!timings[i].kernels.empty()) std::printf(", \"kernels\": \"%s\"", timings[i].kernels.c_str());
     for (const auto& [name, value] : timings[i].more) std::printf(", \"%s\": %.6g", name.c_str(), value);
     std::printf("}");
   }
@@ -257,8 +278,11 @@ BenchShape parse(int argc, char** argv, bool is_step) {
 }
 
 int run(int argc, char** argv) {
-  const std::map<std::string, std::vector<Timing> (*)(const BenchShape&)> verbs = {
-      {"norms", bench_norms}, {"noise", bench_noise}, {"products", bench_products}, {"step", bench_step}};
+  const std::map<std::string, std::function<std::vector<Timing>(const BenchShape&)>> verbs = {
+      {"norms", [](const BenchShape& s) { return on_every_path(s, bench_norms); }},
+      {"noise", bench_noise},
+      {"products", [](const BenchShape& s) { return on_every_path(s, bench_products); }},
+      {"step", bench_step}};
   const auto verb = verbs.find(argc > 1 ? argv[1] : "");
   if (verb == verbs.end()) throw ConfigError(kUsage);
   const bool is_step = verb->first == "step",

@@ -25,6 +25,7 @@ struct Timing {
   std::string name;
   double seconds, baseline_seconds;  // medians
   std::string baseline;
+  std::string kernels = {};  // what computed it: the tensor path, or the name of the kernels of a step
   std::vector<std::pair<std::string, double>> more = {};  // further figures of this case, by their JSON names
 };
 

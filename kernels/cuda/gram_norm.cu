@@ -4,10 +4,12 @@
 // A block forms one pair of tiles. The Gram entries of the inputs are parked in shared memory, every thread
 // its own, while those of the output gradient run through the same registers group by group. A chain of
 // products is kDepth long: its result joins the f32 sums in round to nearest (error_bound.h).
+#include <algorithm>
 #include <limits>
 #include <vector>
 
 #include "kernels/cuda/gram_tiles.cuh"
+#include "kernels/cuda/tensor_map.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels::cuda {
@@ -169,7 +171,10 @@ void check_matrix(const GramMatrix& m) {
   DPFA_CHECK(m.x_stride >= m.inputs && m.g_stride >= m.outputs, "a stride is shorter than its row");
 }
 
-bool wgmma_can(const GramMatrix& m) { return m.groups == 1 || (m.outputs / m.groups) % kDepth == 0; }
+bool wgmma_can(const GramMatrix& m) {
+  return (m.groups == 1 || (m.outputs / m.groups) % kDepth == 0) &&
+         std::max(m.x_stride, m.g_stride) < kMapStrides;
+}
 
 int64_t blocks_of_warps(int64_t warps) { return (warps * 32 + kThreads - 1) / kThreads; }
 
@@ -184,8 +189,7 @@ DeviceArray<uint8_t> table_of(const std::vector<T>& values) {
 GramNormPlan::GramNormPlan(std::span<const GramMatrix> matrices, std::span<const int64_t> offsets,
                            std::optional<TensorPath> path)
     : matrix_count_(static_cast<int64_t>(matrices.size())) {
-  const int capability = compute_capability();
-  bool wgmma = capability == 90;
+  bool wgmma = true;
   std::vector<GramMatrixEntry> entries;
   std::vector<int64_t> unit_matrix;
   for (const GramMatrix& m : matrices) {
@@ -195,11 +199,8 @@ GramNormPlan::GramNormPlan(std::span<const GramMatrix> matrices, std::span<const
     units_ += m.groups;
     unit_matrix.resize(units_, static_cast<int64_t>(entries.size()) - 1);
   }
-  path_ = path.value_or(wgmma ? TensorPath::kWgmma : TensorPath::kMmaSync);
-  if (path_ == TensorPath::kWgmma && !wgmma)
-    throw Unsupported(
-        "the wgmma path runs on compute capability 9.0 alone, with blocks of outputs that are multiples "
-        "of 64: leave the path open or ask for mma.sync");
+  path_ =
+      choose_path(path, wgmma, "blocks of outputs that are multiples of 64 and strides below 2^39 numbers");
   DPFA_CHECK(!offsets.empty() && offsets[0] >= 0, "offsets of the examples are missing");
   for (size_t b = 0; b + 1 < offsets.size(); ++b)
     DPFA_CHECK(offsets[b] <= offsets[b + 1], "offsets must not descend");

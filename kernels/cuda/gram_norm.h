@@ -3,8 +3,8 @@
 //
 // Guarantee: results()[u (B) + b] holds |squared - exact| <= error for every input under the assumption of
 // error_bound.h, or a NaN or an infinity; an example's result has the same bits for any neighbours, any place
-// in the batch and any other matrix in the plan. What was not computed is NaN: every slot is NaN before a
-// run.
+// in the batch and any other matrix in a plan on the same path. What was not computed is NaN: every slot is
+// NaN before a run.
 //
 // Source of the identity: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (arXiv 2110.05679); bias and
 // groups: |x^T g|^2 + |1^T g|^2 = sum (x_t . x_t' + 1) (g_t . g_t').
@@ -37,8 +37,9 @@ struct GramMatrix {
 
 class GramNormPlan {
  public:
-  // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every matrix. The device's better
-  // path where none is named; wgmma wants blocks of outputs of multiples of 64 where there are several.
+  // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every matrix. The path is that of
+  // choose_path(); wgmma wants blocks of outputs of multiples of 64 where there are several, and
+  // strides below 2^39 numbers.
   // Throws InternalError for shapes, strides and pointers that do not fit, Unsupported for a path that the
   // device lacks.
   GramNormPlan(std::span<const GramMatrix> matrices, std::span<const int64_t> offsets,

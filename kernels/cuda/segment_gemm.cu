@@ -1,12 +1,14 @@
 // A block forms one 128 x 128 tile of one matrix for all examples in turn. The depth loop never crosses an
 // example (tiles.h), so the accumulators hold one example's product when it closes. Chains of products are
 // kDepth long as in the Gram norm: their results join the f32 sums in round to nearest (error_bound.h).
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/cuda/error_bound.h"
 #include "kernels/cuda/segment_finish.cuh"
+#include "kernels/cuda/tensor_map.h"
 #include "src/base/check.h"
 
 namespace dpfa::kernels::cuda {
@@ -105,20 +107,24 @@ __global__ void add_materialised_kernel(const SegmentTables tables, const int64_
 
 bool is_aligned(const uint16_t* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
+bool wgmma_can(const SegmentProduct& p) { return std::max(p.left_stride, p.right_stride) < kMapStrides; }
+
 }  // namespace
 
 SegmentGemmPlan::SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets,
-                                 TensorPath path)
-    : path_(path),
+                                 std::optional<TensorPath> path)
+    : path_(choose_path(path, std::all_of(products.begin(), products.end(), wgmma_can),
+                        "strides below 2^39 numbers")),
       matrices_(static_cast<int64_t>(products.size())),
       examples_(static_cast<int64_t>(offsets.size()) - 1),
       products_(products),
       offsets_(offsets) {
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() / 2;
   DPFA_CHECK(!offsets.empty() && offsets[0] >= 0, "offsets of the examples are missing");
   for (size_t b = 0; b + 1 < offsets.size(); ++b)
     DPFA_CHECK(offsets[b] <= offsets[b + 1], "offsets must not descend");
+  DPFA_CHECK(offsets.back() <= kLargest, "more than 2^30 tokens in one plan");
   std::vector<int64_t> first_tile = {0}, first_element = {0};
-  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() / 2;
   for (const SegmentProduct& p : products) {
     DPFA_CHECK(p.rows <= kLargest && p.columns <= kLargest, "a matrix wider than 2^30");
     DPFA_CHECK(p.rows > 0 && p.columns > 0 && p.left_stride >= p.rows && p.right_stride >= p.columns, p.rows,
@@ -134,10 +140,7 @@ SegmentGemmPlan::SegmentGemmPlan(std::span<const SegmentProduct> products, std::
   first_tile_ = DeviceArray<int64_t>(std::span<const int64_t>(first_tile));
   first_element_ = DeviceArray<int64_t>(std::span<const int64_t>(first_element));
   slots_ = DeviceArray<double>(tiles_ * examples_ * kWarps);
-  const int capability = compute_capability();
-  if (path == TensorPath::kMmaSync) return;
-  if (capability != 90)
-    throw Unsupported("the wgmma path runs on compute capability 9.0 alone: ask for mma.sync");
+  if (path_ == TensorPath::kMmaSync) return;
   std::vector<uint8_t> bytes(products.size() * sizeof(SegmentMaps));
   for (size_t i = 0; i < products.size() && offsets.back() > 0; ++i) {
     const SegmentMaps maps = segment_maps(products[i], offsets.back());

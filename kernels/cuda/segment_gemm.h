@@ -18,6 +18,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "kernels/cuda/device.h"
@@ -48,12 +49,14 @@ struct SegmentProduct {
 
 class SegmentGemmPlan {
  public:
-  // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every operand. Throws InternalError
-  // for shapes, strides and pointers that do not fit, Unsupported for a path that the device lacks. The paths
+  // offsets (B + 1): example b owns rows [offsets[b], offsets[b + 1]) of every operand; 2^30 rows at most.
+  // The path is that of choose_path(); wgmma wants strides below 2^39 numbers. Throws InternalError for
+  // shapes, strides and pointers that do not fit, Unsupported for a path that the device lacks. The paths
   // need not round alike: what is measured is what is added within one plan.
   SegmentGemmPlan(std::span<const SegmentProduct> products, std::span<const int64_t> offsets,
-                  TensorPath path = TensorPath::kMmaSync);
+                  std::optional<TensorPath> path = std::nullopt);
 
+  TensorPath path() const { return path_; }
   int64_t matrices() const { return matrices_; }
   int64_t examples() const { return examples_; }
   int64_t elements() const { return elements_; }  // of all matrices of an example

@@ -7,6 +7,9 @@
 
 namespace dpfa::kernels::cuda {
 
+// A map's strides are below this, in numbers: the driver wants less than 2^40 bytes.
+inline constexpr int64_t kMapStrides = int64_t{1} << 39;
+
 // Of `data` (rows, columns), bfloat16 bits, aligned to 16 bytes, at a stride of a multiple of 8 numbers. A
 // copy brings box_columns x box_rows numbers, rows of 128 bytes with their swizzle; what lies beyond the
 // matrix arrives as zeros. box_columns is 64, box_rows at most 256. Throws Unsupported where the driver has

@@ -102,10 +102,12 @@ class PrivateStep {
         own_(make_example_kernels(model::decay_ranges(model::gpt2_parameters(trained_.shape)),
                                   trained_.shape.parameter_count(), nullptr)),
         library_(device::make_library_kernels(trained_.type, kGpu, *own_)),
+        kernels_(s.compute == "bf16" ? *own_ : *library_),
         // Noise 1, sensitivity 1, a divisor of the batch size: numbers that a plan would have.
         step_({1, -22, {.stddev_in_grid_units = 0x1p22}, static_cast<double>(s.batch), methods(s)},
-              trained_.model, s.compute == "bf16" ? *own_ : *library_, trained_.parameters) {}
+              trained_.model, kernels_, trained_.parameters) {}
 
+  std::string kernels() const { return kernels_.name(); }
   void run(const Tokens& tokens) {
     tokens.for_each_microbatch([&](const model::Batch& batch) { step_.accumulate(batch); });
     ++count_;
@@ -142,6 +144,7 @@ class PrivateStep {
 
   Trained trained_;
   std::unique_ptr<ExampleKernels> own_, library_;
+  ExampleKernels& kernels_;
   device::ClippedStep step_;
   StreamKey key_ = RootKey::from_insecure_seed(1).stream(Purpose::kNoise);
   int64_t count_ = 0;
@@ -216,6 +219,7 @@ std::vector<Timing> bench_step(const BenchShape& s) {
   Timing result = {"step/" + shape_text(s, shape_of(s).parameter_count()) + "/flat" +
                        (s.norms == "auto" ? "" : "/" + s.norms) + (s.recompute ? "/recompute" : ""),
                    median(seconds), median(baseline_seconds), "the same engine without clipping and noise"};
+  result.kernels = with_privacy.kernels();
   for (size_t i = 0; i < phases.size(); ++i) result.more.emplace_back(kPhaseNames[i], median(phases[i]));
   result.more.emplace_back("peak_device_mib", peak);
   result.more.emplace_back("baseline_peak_device_mib", plain_peak);

@@ -67,9 +67,11 @@ void expect_words_kept(NcclCommunicator& nccl) {
 TEST(NcclCommunicator, OfOneRankKeepsWordsOfBothWidths) {
   if (!has_gpu()) GTEST_SKIP() << "not run: the collectives of NCCL need a GPU";
   const auto host = make_self_communicator();
-  NcclCommunicator nccl(*host, 30s);
-  expect_words_kept<uint32_t>(nccl);
-  expect_words_kept<uint64_t>(nccl);
+  for (const WordSums word_sums : {WordSums::kByAllReduce, WordSums::kByReduceScatter}) {
+    NcclCommunicator nccl(*host, 30s, word_sums);
+    expect_words_kept<uint32_t>(nccl);
+    expect_words_kept<uint64_t>(nccl);
+  }
 }
 
 }  // namespace

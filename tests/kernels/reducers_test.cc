@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "tests/kernels/reducer_properties.h"
+
 namespace dpfa::kernels {
 namespace {
 
@@ -16,34 +18,37 @@ at::Tensor made(int64_t rows, int64_t columns, double phase, at::ScalarType type
 const std::vector<int64_t> kOffsets = {0, 3, 3, 70, 71};
 constexpr int64_t kColumns = 300;  // more than one block
 
-// The sum of `rows` over each example, in double.
-at::Tensor sums(const at::Tensor& rows) {
-  std::vector<at::Tensor> result;
-  for (size_t b = 0; b + 1 < kOffsets.size(); ++b)
-    result.push_back(rows.narrow(0, kOffsets[b], kOffsets[b + 1] - kOffsets[b]).sum(0));
-  return at::stack(result);
-}
-
-double distance(const at::Tensor& a, const at::Tensor& b) {
-  return (a.to(at::kDouble) - b).abs().max().item<double>();
-}
-
-TEST(Reducers, AreTheSumsOverEachExamplesRows) {
-  for (const auto& [type, tolerance] :
-       {std::pair{at::kDouble, 1e-12}, {at::kFloat, 1e-5}, {at::kBFloat16, 1e-5}}) {
-    const int64_t rows = kOffsets.back();
-    const at::ScalarType stat = type == at::kDouble ? at::kDouble : at::kFloat;
-    const at::Tensor g = made(rows, kColumns, 1, type), x = made(rows, kColumns, 2, type);
-    const at::Tensor mean = made(rows, 1, 3, stat).view({rows}),
-                     rstd = made(rows, 1, 4, stat).abs().view({rows});
-    const at::Tensor gd = g.to(at::kDouble), xd = x.to(at::kDouble);
-    const at::Tensor m = mean.to(at::kDouble).unsqueeze(1), r = rstd.to(at::kDouble).unsqueeze(1);
-    EXPECT_LE(distance(bias_gradient(g, kOffsets), sums(gd)), tolerance);
-    const auto [gain, shift] = layer_norm_gradient(g, x, mean, rstd, kOffsets);
-    EXPECT_LE(distance(gain, sums(gd * (xd - m) * r)), tolerance);
-    EXPECT_LE(distance(shift, sums(gd)), tolerance);
-    EXPECT_LE(distance(rms_norm_gradient(g, x, rstd, kOffsets), sums(gd * xd * r)), tolerance);
+// A property of every backend, in each compute type.
+void expect(void (*property)(made::Failures&, const made::ReducerBackend&)) {
+  for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const auto stat = type == at::kDouble ? at::kDouble : at::kFloat;
+    const auto matrix = [&](const made::Matrix& m) {
+      at::Tensor rows = at::empty({m.rows, m.columns}, at::kDouble);
+      for (int64_t i = 0; i < m.rows * m.columns; ++i)
+        rows.data_ptr<double>()[i] = m.at(i / m.columns, i % m.columns);
+      return rows.to(type);
+    };
+    const auto numbers = [](const at::Tensor& t) {
+      const at::Tensor wide = t.to(at::kDouble).contiguous();
+      return std::vector<double>(wide.data_ptr<double>(), wide.data_ptr<double>() + wide.numel());
+    };
+    const auto reduce = [&](const made::NormalisedRows& rows, const std::vector<int64_t>& offsets) {
+      const at::Tensor g = matrix(rows.g), x = matrix(rows.x);
+      const at::Tensor mean = at::tensor(rows.mean).to(stat), rstd = at::tensor(rows.rstd).to(stat);
+      const auto [gain, shift] = layer_norm_gradient(g, x, mean, rstd, offsets);
+      return made::VectorGradients{numbers(bias_gradient(g, offsets)), numbers(gain), numbers(shift),
+                                   numbers(rms_norm_gradient(g, x, rstd, offsets))};
+    };
+    made::Failures failures;
+    property(failures, {c10::toString(type), reduce});
+    EXPECT_EQ(failures.text(), "");
   }
+}
+
+TEST(Reducers, AreTheSumsOverEachExamplesRows) { expect(made::vectors_are_the_sums_over_tokens); }
+
+TEST(Reducers, GiveAnExampleItsBitsInAnyBatch) {
+  expect(made::vectors_of_an_example_have_their_bits_in_any_batch);
 }
 
 TEST(Reducers, GiveAnExampleTheBitsItHasAloneForAnyThreadCount) {

@@ -37,9 +37,9 @@ std::vector<int32_t> to_host(const int32_t* device, int64_t count) {
   return values;
 }
 
-void masked_sums_of_one_rank_are_its_lanes(Failures& f) {
+void expect_own_lanes(Failures& f, comm::WordSums word_sums) {
   const auto host = comm::make_self_communicator();
-  comm::NcclCommunicator nccl(*host, std::chrono::seconds(60));
+  comm::NcclCommunicator nccl(*host, std::chrono::seconds(60), word_sums);
   for (const int bits : {16, 21, 32})
     for (const int64_t count : {1, 47, 4097, 1000003}) {
       SecureSum masked(*host, bits, session(/*cancelling=*/true)), plain(*host, bits);
@@ -53,6 +53,11 @@ void masked_sums_of_one_rank_are_its_lanes(Failures& f) {
           f.expect(to_host(bucket.lanes(), count) == lanes, bits, " bits, ", count, " lanes");
         }
     }
+}
+
+void masked_sums_of_one_rank_are_its_lanes(Failures& f) {
+  expect_own_lanes(f, comm::WordSums::kByAllReduce);
+  expect_own_lanes(f, comm::WordSums::kByReduceScatter);
 }
 
 void a_mask_that_stays_voids_the_step(Failures& f) {

@@ -32,9 +32,8 @@ Lanes contribution(int rank, int bits, int64_t count) {
   return lanes;
 }
 
-TEST(SecureSumOfDevices, IsExactForEveryWidthAndAsTheCpusIs) {
-  if (!gpu_for_every_rank()) GTEST_SKIP() << "not run: this needs a GPU for every rank";
-  NcclCommunicator nccl(world(), std::chrono::seconds(60));
+void expect_sums_of_the_cpu(WordSums word_sums) {
+  NcclCommunicator nccl(world(), std::chrono::seconds(60), word_sums);
   for (const int bits : {16, 21, 32})
     for (const int64_t count : {1, 47, 4097, 1000003}) {
       const auto session = [] { return fixed_session(world().rank(), world().size()); };
@@ -51,6 +50,16 @@ TEST(SecureSumOfDevices, IsExactForEveryWidthAndAsTheCpusIs) {
           "copy from the device");
       ASSERT_EQ(result, lanes) << bits << " bits, " << count << " lanes";
     }
+}
+
+TEST(SecureSumOfDevices, IsExactForEveryWidthAndAsTheCpusIs) {
+  if (!gpu_for_every_rank()) GTEST_SKIP() << "not run: this needs a GPU for every rank";
+  expect_sums_of_the_cpu(WordSums::kByAllReduce);
+}
+
+TEST(SecureSumOfDevices, IsTheSameByReduceScatterForCountsThatTheRanksDoNotDivide) {
+  if (!gpu_for_every_rank()) GTEST_SKIP() << "not run: this needs a GPU for every rank";
+  expect_sums_of_the_cpu(WordSums::kByReduceScatter);
 }
 
 TEST(SecureSumOfDevices, IsVoidOnAllRanksWhereOneHasAnotherKey) {

@@ -34,21 +34,15 @@ std::vector<UnitNorm> run(const std::vector<Layer>& layers, const std::vector<in
   return norms;
 }
 
-std::vector<TensorPath> paths() {
-  if (compute_capability() == 90) return {TensorPath::kMmaSync, TensorPath::kWgmma};
-  return {TensorPath::kMmaSync};
-}
-const char* name_of(TensorPath path) { return path == TensorPath::kWgmma ? "wgmma" : "mma.sync"; }
-
 // A property of every backend, on each path of the device.
 Case on_every_path(const std::string& name, void (*property)(Failures&, const GramBackend&)) {
   return {name, [property](Failures& f) {
-            for (const TensorPath path : paths()) {
+            for (const TensorPath path : device_paths()) {
               const auto measure = [path](const std::vector<Layer>& layers,
                                           const std::vector<int64_t>& offsets) {
                 return run(layers, offsets, path);
               };
-              property(f, {name_of(path), measure, /*certified_tokens=*/300});
+              property(f, {to_string(path), measure, /*certified_tokens=*/300});
             }
           }};
 }
@@ -56,7 +50,7 @@ Case on_every_path(const std::string& name, void (*property)(Failures&, const Gr
 void a_sum_on_tensor_cores_is_within_its_bound(Failures& f) {
   // One token: the squared norm is one Gram entry times another, so the entries' own errors show. All
   // products have one sign: truncation adds up.
-  for (const TensorPath path : paths())
+  for (const TensorPath path : device_paths())
     for (const int64_t width : {16, 64, 65, 1000, 4096}) {
       Layer layer = {random_matrix(3, 1, width), random_matrix(4, 1, 8)};
       for (int64_t c = 0; c < width; ++c) layer.x.set(0, c, std::abs(static_cast<float>(layer.x.at(0, c))));
@@ -64,18 +58,18 @@ void a_sum_on_tensor_cores_is_within_its_bound(Failures& f) {
       layer.g.set(0, 0, 1);
       const double squared = run({layer}, {0, 1}, path)[0].squared;
       const double exact = exact_squared(layer, 0, 1, 0, 8);
-      f.expect(std::abs(squared - exact) <= product_error(width) * exact + kRounding * exact, name_of(path),
+      f.expect(std::abs(squared - exact) <= product_error(width) * exact + kRounding * exact, to_string(path),
                ", ", width, " products: off by ", std::abs(squared / exact - 1), " with a bound of ",
                product_error(width));
     }
 }
 
 void a_long_example_is_within_its_bound(Failures& f) {
-  for (const TensorPath path : paths()) {
+  for (const TensorPath path : device_paths()) {
     const Layer layer = {random_matrix(5, 700, 72), random_matrix(6, 700, 64), 1, true};
     const UnitNorm norm = run({layer}, {0, 700}, path)[0];
     const double exact = exact_squared(layer, 0, 700, 0, 64);
-    f.expect(std::abs(norm.squared - exact) <= norm.error + kRounding * exact, name_of(path), ": ",
+    f.expect(std::abs(norm.squared - exact) <= norm.error + kRounding * exact, to_string(path), ": ",
              norm.squared, " +- ", norm.error, " for ", exact);
   }
 }

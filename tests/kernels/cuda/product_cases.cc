@@ -15,13 +15,12 @@ constexpr double kRounding = 1e-12;
 constexpr int kGridExponent = -20;
 
 // The path of all plans below: that of the case that runs.
-TensorPath tested_path = TensorPath::kMmaSync;
+std::optional<TensorPath> tested_path;
 
 // The case on every path that the device has.
 Case on_every_path(const char* name, void (*run)(Failures&)) {
   return {name, [run](Failures& f) {
-            for (const TensorPath path : {TensorPath::kMmaSync, TensorPath::kWgmma}) {
-              if (path == TensorPath::kWgmma && compute_capability() != 90) continue;
+            for (const TensorPath path : device_paths()) {
               tested_path = path;
               run(f);
             }
@@ -190,6 +189,35 @@ void a_matrix_of_many_tiles_is_measured_and_added_whole(Failures& f) {
              1024 * exact[i]);
 }
 
+// Without a path of its own a plan takes the device's first, and another where a matrix does not fit.
+void a_plan_takes_a_path_that_its_matrices_fit(Failures& f) {
+  const Matrix left = random_matrix(17, 1, 37), right = random_matrix(18, 1, 53);
+  const DeviceArray<uint16_t> l{std::span<const uint16_t>(left.bits)},
+      r{std::span<const uint16_t>(right.bits)};
+  const std::vector<int64_t> offsets = {0, 1};
+  const auto product_at = [&](int64_t stride) {
+    return std::vector<SegmentProduct>{{l.data(), stride, 37, r.data(), right.stride, 53, 0, {}}};
+  };
+  const SegmentGemmPlan usual(product_at(left.stride), offsets);
+  f.expect(usual.path() == device_paths().front(), "took ", to_string(usual.path()));
+  // Beyond what a tensor map can step over. Of one row it is never read.
+  const std::vector<SegmentProduct> wide = product_at(int64_t{1} << 39);
+  SegmentGemmPlan plan(wide, offsets);
+  f.expect(plan.path() == TensorPath::kMmaSync, "a stride that wgmma cannot: took ", to_string(plan.path()));
+  const DeviceArray<uint8_t> active{std::span<const uint8_t>(std::vector<uint8_t>(1, 1))};
+  DeviceArray<double> squares(1);
+  plan.squares(active.data(), squares.data(), nullptr);
+  const double squared = squared_norm(product(left, right, 0, 1)), got = squares.to_host()[0];
+  f.expect(std::abs(got - squared) <= 1e-5 * squared, "squares ", got, " for ", squared);
+  bool refused = false;
+  try {
+    SegmentGemmPlan asked(wide, offsets, TensorPath::kWgmma);
+  } catch (const Unsupported&) {
+    refused = true;
+  }
+  f.expect(refused, "wgmma was asked for and something else was taken");
+}
+
 void only_active_examples_are_measured(Failures& f) {
   const Batch batch(4, {70, 130, 20});
   Device device(batch);
@@ -260,6 +288,8 @@ void an_example_that_is_not_finite_is_left_out(Failures& f) {
   Batch batch(12, {65, 129, 40}, 0.01f);
   Device clean(batch);
   const std::vector<int32_t> expected = clean.integers({1000, 0, 2000});
+  f.expect(clean.integers({1000, std::numeric_limits<float>::quiet_NaN(), 2000}) == expected,
+           "an example whose factor is NaN was added");
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     batch.x.set(65 + 100, 3, bad);
     batch.z.set(65 + 7, 9, bad);
@@ -347,6 +377,7 @@ std::vector<Case> product_cases() {
   return {on_every_path("SquaresAreThoseOfTheGradients", squares_are_those_of_the_gradients),
           on_every_path("AMatrixOfManyTilesIsMeasuredAndAddedWhole",
                         a_matrix_of_many_tiles_is_measured_and_added_whole),
+          {"APlanTakesAPathThatItsMatricesFit", a_plan_takes_a_path_that_its_matrices_fit},
           on_every_path("OnlyActiveExamplesAreMeasured", only_active_examples_are_measured),
           on_every_path("NoExampleAddsMoreThanTheClippingNorm", no_example_adds_more_than_the_clipping_norm),
           on_every_path("IntegersOfABatchAreTheSumOfThoseOfItsExamples",

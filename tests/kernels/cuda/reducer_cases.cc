@@ -5,53 +5,33 @@
 #include "kernels/cuda/error_bound.h"
 #include "kernels/cuda/reducers.h"
 #include "tests/kernels/cuda/suite.h"
+#include "tests/kernels/reducer_properties.h"
 
 namespace dpfa::kernels::cuda::suite {
 namespace {
 
-void vectors_are_the_sums_over_tokens(Failures& f) {
-  for (const Lengths& lengths : batches())
-    for (const int64_t columns : {1, 33, 96}) {
-      const std::vector<int64_t> offsets = offsets_of(lengths);
-      const auto examples = static_cast<int64_t>(lengths.size());
-      const Matrix g = random_matrix(1, offsets.back(), columns),
-                   x = random_matrix(2, offsets.back(), columns);
-      std::vector<float> mean, rstd;
-      for (int64_t t = 0; t < offsets.back(); ++t) {
-        mean.push_back(0.01f * static_cast<float>(t % 7));
-        rstd.push_back(1 + 0.1f * static_cast<float>(t % 5));
-      }
-      const DeviceArray<int64_t> o{std::span<const int64_t>(offsets)};
-      const DeviceArray<uint16_t> gs{std::span<const uint16_t>(contiguous(g))},
-          xs{std::span<const uint16_t>(contiguous(x))};
-      const DeviceArray<float> means{std::span<const float>(mean)}, rstds{std::span<const float>(rstd)};
-      DeviceArray<float> bias(examples * columns), gain(examples * columns), shift(examples * columns),
-          rms(examples * columns);
-      const RowsOfExamples shape = {o.data(), examples, columns};
-      bias_gradient(shape, gs.data(), bias.data(), nullptr);
-      norm_layer_gradient(shape, gs.data(), xs.data(), means.data(), rstds.data(), gain.data(), shift.data(),
-                          nullptr);
-      norm_layer_gradient(shape, gs.data(), xs.data(), nullptr, rstds.data(), rms.data(), nullptr, nullptr);
-      const std::vector<float> got_bias = bias.to_host(), got_gain = gain.to_host(),
-                               got_shift = shift.to_host(), got_rms = rms.to_host();
-      for (int64_t b = 0; b < examples; ++b)
-        for (int64_t c = 0; c < columns; ++c) {
-          double sum = 0, gain_sum = 0, rms_sum = 0, magnitude = 0;
-          for (int64_t t = offsets[b]; t < offsets[b + 1]; ++t) {
-            sum += g.at(t, c);
-            gain_sum += g.at(t, c) * (x.at(t, c) - mean[t]) * rstd[t];
-            rms_sum += g.at(t, c) * x.at(t, c) * rstd[t];
-            magnitude += std::abs(g.at(t, c)) * (1 + std::abs(x.at(t, c)) + std::abs(mean[t])) * rstd[t];
-          }
-          const int64_t i = b * columns + c;
-          const double error = 0x1p-21 * magnitude;  // three roundings in f32
-          f.expect(std::abs(got_bias[i] - sum) <= 0x1p-24 * std::abs(sum) + 1e-12, "bias ", got_bias[i],
-                   " for ", sum);
-          f.expect(got_shift[i] == got_bias[i], "shift ", got_shift[i], " beside bias ", got_bias[i]);
-          f.expect(std::abs(got_gain[i] - gain_sum) <= error, "gain ", got_gain[i], " for ", gain_sum);
-          f.expect(std::abs(got_rms[i] - rms_sum) <= error, "RMSNorm gain ", got_rms[i], " for ", rms_sum);
-        }
-    }
+VectorGradients reduce(const NormalisedRows& rows, const std::vector<int64_t>& offsets) {
+  const auto examples = static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t columns = rows.g.columns, count = examples * columns;
+  const DeviceArray<int64_t> o{std::span<const int64_t>(offsets)};
+  const DeviceArray<uint16_t> g{std::span<const uint16_t>(contiguous(rows.g))},
+      x{std::span<const uint16_t>(contiguous(rows.x))};
+  const DeviceArray<float> mean{std::span<const float>(rows.mean)}, rstd{std::span<const float>(rows.rstd)};
+  DeviceArray<float> bias(count), gain(count), shift(count), rms(count);
+  const RowsOfExamples shape = {o.data(), examples, columns};
+  bias_gradient(shape, g.data(), bias.data(), nullptr);
+  norm_layer_gradient(shape, g.data(), x.data(), mean.data(), rstd.data(), gain.data(), shift.data(),
+                      nullptr);
+  norm_layer_gradient(shape, g.data(), x.data(), nullptr, rstd.data(), rms.data(), nullptr, nullptr);
+  const auto wide = [](const DeviceArray<float>& values) {
+    const std::vector<float> host = values.to_host();
+    return std::vector<double>(host.begin(), host.end());
+  };
+  return {wide(bias), wide(gain), wide(shift), wide(rms)};
+}
+
+Case of_every_backend(const char* name, void (*property)(Failures&, const ReducerBackend&)) {
+  return {name, [property](Failures& f) { property(f, {"CUDA", reduce}); }};
 }
 
 void vectors_and_positions_are_measured_and_added_as_integers(Failures& f) {
@@ -207,7 +187,9 @@ void what_gram_norms_do_not_certify_is_measured_directly(Failures& f) {
 
 std::vector<Case> reducer_cases() {
   return {
-      {"VectorsAreTheSumsOverTokens", vectors_are_the_sums_over_tokens},
+      of_every_backend("VectorsAreTheSumsOverTokens", vectors_are_the_sums_over_tokens),
+      of_every_backend("VectorsOfAnExampleHaveTheirBitsInAnyBatch",
+                       vectors_of_an_example_have_their_bits_in_any_batch),
       {"VectorsAndPositionsAreMeasuredAndAddedAsIntegers",
        vectors_and_positions_are_measured_and_added_as_integers},
       {"EmbeddingRowsAreTheSumsOverEqualTokens", embedding_rows_are_the_sums_over_equal_tokens},

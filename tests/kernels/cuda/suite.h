@@ -22,6 +22,7 @@ struct Case {
 
 std::vector<Case> gram_cases();
 std::vector<Case> product_cases();
+std::vector<Case> clipping_cases();
 std::vector<Case> reducer_cases();
 std::vector<Case> noise_cases();
 std::vector<Case> example_cases();
@@ -30,8 +31,8 @@ std::vector<Case> bucket_cases();  // the same; none where NCCL is not built
 
 inline std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (const auto& cases : {gram_cases(), product_cases(), reducer_cases(), noise_cases(), example_cases(),
-                            pass_cases(), bucket_cases()})
+  for (const auto& cases : {gram_cases(), product_cases(), clipping_cases(), reducer_cases(), noise_cases(),
+                            example_cases(), pass_cases(), bucket_cases()})
     all.insert(all.end(), cases.begin(), cases.end());
   return all;
 }
