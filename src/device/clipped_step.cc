@@ -79,8 +79,7 @@ class ClippedStep::Pass final : public model::GradientVisitor {
     if (step_.model_.recomputes_layers()) take_part();
   }
   void embedding(const kernels::EmbeddingRecord& record) override {
-    DPFA_CHECK(!embedding_ && record.position_offset,
-               "the parts of a norm are those of one table and positions");
+    DPFA_CHECK(!embedding_ && record.position_offset, "this step measures one table, with positions");
     embedding_ = record;
     take_part();
   }

@@ -68,9 +68,13 @@ const Parameter* Parameters::find(const std::string& name) const {
   return nullptr;
 }
 
-Tape::Tape(const Parameters& parameters, std::span<const int64_t> offsets, at::ScalarType type)
+Tape::Tape(const Parameters& parameters, std::span<const int64_t> offsets, at::ScalarType type,
+           bool differentiates)
     : parameters_(parameters), offsets_(offsets), type_(type) {
-  for (const Parameter& p : parameters.all()) values_.push_back(p.value.to(type, false, /*copy=*/true));
+  for (const Parameter& p : parameters.all()) {
+    values_.push_back(p.value.to(type, /*non_blocking=*/false, /*copy=*/true));
+    values_.back().set_requires_grad(differentiates && p.offset.has_value());
+  }
 }
 
 const Parameter& Tape::parameter(const std::string& name) const {
@@ -85,10 +89,8 @@ at::Tensor Tape::value(const std::string& name) const {
 }
 
 PlainTape::PlainTape(const Parameters& parameters, std::span<const int64_t> offsets, at::ScalarType type)
-    : Tape(parameters, offsets, type) {
+    : Tape(parameters, offsets, type, /*differentiates=*/true) {
   DPFA_CHECK(offsets.size() == 2, "one example");
-  for (size_t i = 0; i < values_.size(); ++i)
-    values_[i].set_requires_grad(parameters.all()[i].offset.has_value());
 }
 
 at::Tensor PlainTape::linear(const at::Tensor& x, const std::string& name) {
@@ -133,7 +135,7 @@ at::Tensor PlainTape::marked_rows(const at::Tensor& marks, const std::string& na
 at::Tensor PlainTape::gradient(const at::Tensor& loss) const {
   loss.backward();
   std::vector<at::Tensor> parts;
-  for (const at::Tensor& value : values_) {
+  for (const at::Tensor& value : values()) {
     if (!value.requires_grad()) continue;
     DPFA_CHECK(value.grad().defined(), "a trained parameter without a gradient");
     parts.push_back(value.grad().reshape(-1).to(at::kDouble));
@@ -143,7 +145,7 @@ at::Tensor PlainTape::gradient(const at::Tensor& loss) const {
 
 RecordingTape::RecordingTape(const Parameters& parameters, std::span<const int64_t> offsets,
                              at::ScalarType type, AttentionPath path)
-    : Tape(parameters, offsets, type), path_(path) {
+    : Tape(parameters, offsets, type, /*differentiates=*/false), path_(path) {
   records_.offsets.assign(offsets.begin(), offsets.end());
 }
 
@@ -221,6 +223,7 @@ at::Tensor RecordingTape::embedding(std::span<const int64_t> ids, const std::str
   }
   return joined(output, {}, [=, this, &kept](const at::Tensor& g) -> variable_list {
     const std::optional<int64_t> offset = parameter(name + ".weight").offset;
+    DPFA_CHECK(offset || !position_offset, "no record has trained positions beside a frozen table");
     if (!offset) return {};
     EmbeddingRecord record{kept, g, *offset, position_offset, std::nullopt};
     for (size_t k = 0; k < records_.linears.size(); ++k)

@@ -42,8 +42,10 @@ class Parameters {
 
 class Tape {
  public:
-  // The parameters and offsets must outlive it.
-  Tape(const Parameters& parameters, std::span<const int64_t> offsets, at::ScalarType type);
+  // The parameters and offsets must outlive it. differentiates: LibTorch differentiates those that are
+  // trained.
+  Tape(const Parameters& parameters, std::span<const int64_t> offsets, at::ScalarType type,
+       bool differentiates);
   virtual ~Tape() = default;
 
   std::span<const int64_t> offsets() const { return offsets_; }
@@ -71,10 +73,11 @@ class Tape {
   const Parameter& parameter(const std::string& name) const;
   // In the compute type. Undefined where there is no such parameter.
   at::Tensor value(const std::string& name) const;
-  std::vector<at::Tensor> values_;  // of parameters_.all()
-  const Parameters& parameters_;
+  const std::vector<at::Tensor>& values() const { return values_; }
 
  private:
+  const Parameters& parameters_;
+  std::vector<at::Tensor> values_;  // of parameters_.all()
   std::span<const int64_t> offsets_;
   at::ScalarType type_;
 };
