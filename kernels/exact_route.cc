@@ -57,7 +57,7 @@ class ExactRoute final : public NormRoute {
       outcomes[b] = {};
       const bool counts = selected[b] || DPFA_PLANT("zero_times_nan");
       if (records.length(b) == 0 || !(counts || constant_work_)) continue;
-      const ScatteredRows<T> rows = scatter_rows<T>(records, b, constant_work_);
+      const TableRows<T> rows = scatter_rows<T>(records, b, constant_work_);
       squares.assign(panels.size(), kUnmeasured);
 #pragma omp parallel for schedule(dynamic, 1) if (elements >= kParallelElements)
       for (int64_t j = 0; j < count; ++j) {
@@ -67,7 +67,7 @@ class ExactRoute final : public NormRoute {
         squares[j] = sum_of_squares(values(j));
       }
       double total = small_parts_norm_squared<T>(records, b, rows) + ordered_sum(squares.data(), count);
-      if (DPFA_PLANT("tied_norm_no_cross") && records.embedding && records.embedding->tied_head)
+      if (DPFA_PLANT("tied_norm_no_cross"))
         total = norm_squared_without_cross_term<T>(records, panels, b, rows);
       outcomes[b].norm = std::sqrt(total);
       outcomes[b].factor = counts ? clip_factor(outcomes[b].norm, max_grad_norm) : 0;
@@ -85,9 +85,10 @@ class ExactRoute final : public NormRoute {
   template <typename T>
   static double norm_squared_without_cross_term(const GradientRecords& records,
                                                 const std::vector<Panel>& panels, int64_t b,
-                                                const ScatteredRows<T>& rows) {
-    double total =
-        small_parts_norm_squared<T>(records, b, rows) + sum_of_squares(std::span<const T>(rows.rows));
+                                                const TableRows<T>& rows) {
+    double total = small_parts_norm_squared<T>(records, b, rows);
+    for (size_t e = 0; e < rows.size(); ++e)
+      if (records.embeddings[e].tied_head) total += sum_of_squares(std::span<const T>(rows[e].rows));
     std::vector<T> scratch;
     for (const Panel& panel : panels) {
       scratch.resize(panel.elements());

@@ -34,10 +34,11 @@ std::span<const T> vector_of(const VectorRecord& record, int64_t example) {
   return {record.per_example.const_data_ptr<T>() + example * n, static_cast<size_t>(n)};
 }
 
-// Gradient of the position table's first length(example) rows.
+// The row gradients of one example: of a position table its first length(example) rows.
 template <typename T>
-std::span<const T> positions_of(const GradientRecords& records, int64_t example) {
-  const at::Tensor& rows = records.embedding->row_gradient;
+std::span<const T> row_gradients_of(const GradientRecords& records, const EmbeddingRecord& embedding,
+                                    int64_t example) {
+  const at::Tensor& rows = embedding.row_gradient;
   return {rows.const_data_ptr<T>() + records.begin(example) * rows.size(1),
           static_cast<size_t>(records.length(example) * rows.size(1))};
 }
@@ -57,14 +58,15 @@ std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarT
   return panels;
 }
 
+namespace {
+
 template <typename T>
-ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example, bool every_position) {
+ScatteredRows<T> rows_of_table(const GradientRecords& records, const EmbeddingRecord& embedding,
+                               int64_t example, bool every_position) {
   ScatteredRows<T> result;
-  if (!records.embedding) return result;
-  const auto& embedding = *records.embedding;
   const int64_t tokens = records.length(example), width = embedding.row_gradient.size(1);
   const int64_t* ids = embedding.ids.data() + records.begin(example);
-  const T* gradient = embedding.row_gradient.const_data_ptr<T>() + records.begin(example) * width;
+  const std::span<const T> gradient = row_gradients_of<T>(records, embedding, example);
   std::vector<int64_t> order(tokens);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
@@ -85,9 +87,19 @@ ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example, b
   return result;
 }
 
+}  // namespace
+
+template <typename T>
+TableRows<T> scatter_rows(const GradientRecords& records, int64_t example, bool every_position) {
+  TableRows<T> result;
+  for (const EmbeddingRecord& embedding : records.embeddings)
+    result.push_back(rows_of_table<T>(records, embedding, example, every_position));
+  return result;
+}
+
 template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
-                    const ScatteredRows<T>* tied_rows, T* out) {
+                    const TableRows<T>* rows, T* out) {
   const auto& linear = records.linears[panel.linear];
   const int64_t begin = records.begin(example), tokens = records.length(example);
   const at::Tensor &left = linear.row_operand(), &right = linear.column_operand();
@@ -102,54 +114,56 @@ void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t 
                right.narrow(0, begin, tokens).narrow(1, panel.column, panel.columns));
   }
 
-  const bool is_tied_table =
-      tied_rows != nullptr && records.embedding && records.embedding->tied_head == panel.linear;
-  if (!is_tied_table) return;
-  const auto first = std::lower_bound(tied_rows->ids.begin(), tied_rows->ids.end(), panel.row);
-  for (auto id = first; id != tied_rows->ids.end() && *id < panel.row + panel.rows; ++id) {
-    const T* row = tied_rows->rows.data() + (id - tied_rows->ids.begin()) * linear.columns() + panel.column;
+  const std::optional<size_t> tied = records.embedding_tied_to(panel.linear);
+  if (rows == nullptr || !tied) return;
+  const ScatteredRows<T>& table = (*rows)[*tied];
+  const auto first = std::lower_bound(table.ids.begin(), table.ids.end(), panel.row);
+  for (auto id = first; id != table.ids.end() && *id < panel.row + panel.rows; ++id) {
+    const T* row = table.rows.data() + (id - table.ids.begin()) * linear.columns() + panel.column;
     T* target_row = out + (*id - panel.row) * panel.columns;
     for (int64_t c = 0; c < panel.columns; ++c) target_row[c] = static_cast<T>(target_row[c] + row[c]);
   }
 }
 
 template <typename T>
-double small_parts_norm_squared(const GradientRecords& records, int64_t example,
-                                const ScatteredRows<T>& rows) {
+double small_parts_norm_squared(const GradientRecords& records, int64_t example, const TableRows<T>& rows) {
   using Sum = typename blas::SumOf<T>::type;
   double sum = 0;
   for (const auto& vector : records.vectors) {
     if (DPFA_PLANT("bias_missing")) continue;
     sum += sum_of_squares(vector_of<Sum>(vector, example));
   }
-  if (records.embedding) {
-    sum += sum_of_squares(positions_of<T>(records, example));
-    if (!records.embedding->tied_head) sum += sum_of_squares(std::span<const T>(rows.rows));
+  for (size_t e = 0; e < records.embeddings.size(); ++e) {
+    const EmbeddingRecord& embedding = records.embeddings[e];
+    if (embedding.position_offset) sum += sum_of_squares(row_gradients_of<T>(records, embedding, example));
+    if (!embedding.tied_head) sum += sum_of_squares(std::span<const T>(rows[e].rows));
   }
   return sum;
 }
 
 template <typename T>
-void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows,
-                     double factor, ContributionSink& sink) {
+void add_small_parts(const GradientRecords& records, int64_t example, const TableRows<T>& rows, double factor,
+                     ContributionSink& sink) {
   using Sum = typename blas::SumOf<T>::type;
   for (const auto& vector : records.vectors) sink.add(vector.offset, vector_of<Sum>(vector, example), factor);
-  if (!records.embedding) return;
-  const auto& embedding = *records.embedding;
-  const int64_t width = embedding.row_gradient.size(1);
-  sink.add(embedding.position_offset, positions_of<T>(records, example), factor);
-  if (embedding.tied_head) return;
-  for (size_t u = 0; u < rows.ids.size(); ++u)
-    sink.add(embedding.token_offset + rows.ids[u] * width,
-             std::span<const T>(rows.rows.data() + u * width, static_cast<size_t>(width)), factor);
+  for (size_t e = 0; e < records.embeddings.size(); ++e) {
+    const EmbeddingRecord& embedding = records.embeddings[e];
+    if (embedding.position_offset)
+      sink.add(*embedding.position_offset, row_gradients_of<T>(records, embedding, example), factor);
+    if (embedding.tied_head) continue;
+    const auto& [ids, values] = rows[e];
+    const int64_t width = embedding.row_gradient.size(1);
+    for (size_t u = 0; u < ids.size(); ++u)
+      sink.add(embedding.token_offset + ids[u] * width,
+               std::span<const T>(values.data() + u * width, static_cast<size_t>(width)), factor);
+  }
 }
 
-#define DPFA_INSTANTIATE(T)                                                                               \
-  template ScatteredRows<T> scatter_rows<T>(const GradientRecords&, int64_t, bool);                       \
-  template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const ScatteredRows<T>*, \
-                                  T*);                                                                    \
-  template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&);  \
-  template void add_small_parts<T>(const GradientRecords&, int64_t, const ScatteredRows<T>&, double,      \
+#define DPFA_INSTANTIATE(T)                                                                                \
+  template TableRows<T> scatter_rows<T>(const GradientRecords&, int64_t, bool);                            \
+  template void panel_gradient<T>(const GradientRecords&, const Panel&, int64_t, const TableRows<T>*, T*); \
+  template double small_parts_norm_squared<T>(const GradientRecords&, int64_t, const TableRows<T>&);       \
+  template void add_small_parts<T>(const GradientRecords&, int64_t, const TableRows<T>&, double,           \
                                    ContributionSink&);
 DPFA_INSTANTIATE(float)
 DPFA_INSTANTIATE(c10::BFloat16)

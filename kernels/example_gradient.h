@@ -44,30 +44,32 @@ void add_panel(const GradientRecords& records, const Panel& panel, std::span<con
     sink.add(first + r * stride, values.subspan(r * panel.columns, panel.columns), factor);
 }
 
-// The token-embedding gradient of one example: the rows of distinct ids, ascending, each summed over its
-// occurrences in order. T is the compute type of the records; sums run in f32 (f64 for f64). every_position:
-// an id comes as often as in the example, with rows of zeros behind its first, so that U is the number of
-// positions however many of their tokens are equal.
+// The gradient of one example of an embedding's token table: the rows of distinct ids, ascending, each summed
+// over its occurrences in order. T is the compute type of the records; sums run in f32 (f64 for f64).
+// every_position: an id comes as often as in the example, with rows of zeros behind its first, so that U is
+// the number of positions however many of their tokens are equal.
 template <typename T>
 struct ScatteredRows {
   std::vector<int64_t> ids;  // (U)
   std::vector<T> rows;       // (U, C)
 };
+// One for each of records.embeddings.
 template <typename T>
-ScatteredRows<T> scatter_rows(const GradientRecords& records, int64_t example, bool every_position = false);
+using TableRows = std::vector<ScatteredRows<T>>;
+template <typename T>
+TableRows<T> scatter_rows(const GradientRecords& records, int64_t example, bool every_position = false);
 
-// out (panel.rows, panel.columns), compute type T: the panel of example b's gradient, `tied_rows` added where
-// the matrix is a tied token embedding (may be null otherwise).
+// out (panel.rows, panel.columns), compute type T: the panel of example b's gradient. Where the matrix is a
+// tied token table its rows are added, unless `rows` is null.
 template <typename T>
 void panel_gradient(const GradientRecords& records, const Panel& panel, int64_t example,
-                    const ScatteredRows<T>* tied_rows, T* out);
+                    const TableRows<T>* rows, T* out);
 
-// The parts that are small: vector parameters, position rows, and token rows where the embedding is not tied.
+// The parts that are small: vector parameters, position rows, and token rows of tables that are not tied.
 template <typename T>
-double small_parts_norm_squared(const GradientRecords& records, int64_t example,
-                                const ScatteredRows<T>& rows);
+double small_parts_norm_squared(const GradientRecords& records, int64_t example, const TableRows<T>& rows);
 template <typename T>
-void add_small_parts(const GradientRecords& records, int64_t example, const ScatteredRows<T>& rows,
-                     double factor, ContributionSink& sink);
+void add_small_parts(const GradientRecords& records, int64_t example, const TableRows<T>& rows, double factor,
+                     ContributionSink& sink);
 
 }  // namespace dpfa::kernels

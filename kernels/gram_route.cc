@@ -76,7 +76,7 @@ class Pass {
 
   // Whether the example is measured.
   bool is_selected(int64_t b) const { return selected_[b] != 0; }
-  const ScatteredRows<T>& rows(int64_t b) const { return rows_[b]; }
+  const TableRows<T>& rows(int64_t b) const { return rows_[b]; }
 
   // Squared norms (B x matrices) of the selected examples.
   std::vector<double> measure() {
@@ -119,7 +119,11 @@ class Pass {
     int64_t part;  // strip or panel; kCross: the cross term of a tied table
   };
 
-  bool is_tied(size_t k) const { return records_.embedding && records_.embedding->tied_head == k; }
+  // The rows that example b adds to matrix k where it is a tied table; null elsewhere.
+  const ScatteredRows<T>* tied_rows(size_t k, int64_t b) const {
+    const std::optional<size_t> tied = records_.embedding_tied_to(k);
+    return tied ? &rows_[b][*tied] : nullptr;
+  }
   double& square_of(std::vector<double>& squares, size_t k, int64_t b) const {
     return squares[b * records_.linears.size() + k];
   }
@@ -134,7 +138,7 @@ class Pass {
         }
         for (int64_t strip = 0; strip < gram_strips(records_.length(b)); ++strip)
           tasks_.push_back({k, b, true, strip});
-        if (is_tied(k)) tasks_.push_back({k, b, true, kCross});
+        if (records_.embedding_tied_to(k)) tasks_.push_back({k, b, true, kCross});
       }
   }
 
@@ -171,7 +175,7 @@ class Pass {
       std::vector<Sum> scratch;
 #pragma omp for schedule(dynamic, 1)
       for (int64_t b = 0; b < examples_; ++b)
-        if (is_selected(b) && rows_[b].ids.empty()) rows_[b] = scatter_rows<T>(records_, b, constant_work_);
+        if (is_selected(b) && rows_[b].empty()) rows_[b] = scatter_rows<T>(records_, b, constant_work_);
 #pragma omp for schedule(dynamic, 1)
       for (size_t i = 0; i < tasks.size(); ++i) run(tasks[i], scratch);
     }
@@ -212,8 +216,8 @@ class Pass {
   bool certified(size_t k, int64_t b, double& squared) {
     GramNorm norm =
         gram_norm<T>(records_.linears[k], records_.length(b), kWhole, slots_of(k, b), strips_of(k, b));
-    if (is_tied(k)) {
-      const double rows_squared = sum_of_squares(std::span<const T>(rows_[b].rows));
+    if (const ScatteredRows<T>* rows = tied_rows(k, b)) {
+      const double rows_squared = sum_of_squares(std::span<const T>(rows->rows));
       norm.squared += rows_squared;
       if (!DPFA_PLANT("tied_norm_no_cross")) norm.squared += 2 * crosses_[b];
       norm.error += 2 * norm.product_error * std::sqrt(rows_squared);
@@ -232,13 +236,13 @@ class Pass {
     product_of<T>(panel.rows, panel.columns, records_.length(b),
                   linear.row_operand().const_data_ptr<T>() + begin * stride + panel.row, stride,
                   linear.column_operand().const_data_ptr<T>() + begin * width + panel.column, width, out);
-    if (!is_tied(panel.linear)) return;
-    const ScatteredRows<T>& rows = rows_[b];
-    auto id = std::lower_bound(rows.ids.begin(), rows.ids.end(), panel.row);
-    for (; id != rows.ids.end() && *id < panel.row + panel.rows; ++id)
+    const ScatteredRows<T>* rows = tied_rows(panel.linear, b);
+    if (rows == nullptr) return;
+    auto id = std::lower_bound(rows->ids.begin(), rows->ids.end(), panel.row);
+    for (; id != rows->ids.end() && *id < panel.row + panel.rows; ++id)
       for (int64_t c = 0; c < panel.columns; ++c)
         out[(*id - panel.row) * panel.columns + c] +=
-            static_cast<Sum>(rows.rows[(id - rows.ids.begin()) * width + panel.column + c]);
+            static_cast<Sum>(rows->rows[(id - rows->ids.begin()) * width + panel.column + c]);
   }
 
   void add_product(int64_t j, int64_t b, double factor, std::vector<Sum>& scratch, ContributionSink& sink) {
@@ -266,7 +270,7 @@ class Pass {
   // <E, Z^T h> over the rows of the distinct ids.
   double cross_term(size_t k, int64_t b) const {
     const LinearRecord& head = records_.linears[k];
-    const ScatteredRows<T>& rows = rows_[b];
+    const ScatteredRows<T>& rows = *tied_rows(k, b);
     const int64_t width = head.input.size(1), vocab = head.output_gradient.size(1),
                   tokens = records_.length(b);
     const int64_t ids = static_cast<int64_t>(rows.ids.size());
@@ -289,7 +293,7 @@ class Pass {
   std::vector<Panel> panels_;
   int64_t examples_;
   std::vector<uint8_t> selected_;
-  std::vector<ScatteredRows<T>> rows_;
+  std::vector<TableRows<T>> rows_;
   std::vector<Task> tasks_;
   std::vector<int64_t> first_slot_, first_strip_;  // (B + 1): of each example within one matrix
   std::vector<double> slots_;
@@ -353,7 +357,7 @@ double method_seconds(const MatrixShape& shape, NormMethod method) {
   std::vector<int64_t> ids;
   if (shape.tied) {
     for (int64_t i = 0; i < examples * shape.tokens; ++i) ids.push_back(i * 7919 % shape.outputs);
-    records.embedding = {ids, made_up(shape.inputs), 0, elements, 0};
+    records.embeddings.push_back({ids, made_up(shape.inputs), 0, elements, 0});
   }
   FlatBuffer<int32_t> sum(elements + (shape.tied ? shape.tokens * shape.inputs : 0));
   IntegerSink sink(sum.span(), 0);

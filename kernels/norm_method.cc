@@ -150,7 +150,8 @@ std::vector<MatrixShape> shapes_of(const GradientRecords& records, int64_t token
                       linear.input.scalar_type()});
   for (MatrixShape& shape : shapes)
     if (shape.compute == at::kDouble) shape.element_bytes = sizeof(double);
-  if (records.embedding && records.embedding->tied_head) shapes[*records.embedding->tied_head].tied = true;
+  for (const EmbeddingRecord& embedding : records.embeddings)
+    if (embedding.tied_head) shapes[*embedding.tied_head].tied = true;
   return shapes;
 }
 

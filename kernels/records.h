@@ -35,16 +35,17 @@ struct VectorRecord {
   int64_t offset = 0;
 };
 
-// Token and position embeddings: row gradients dx (N, C) of the sum of both. Row t of an example has position
-// t.
+// A table of which every row of the pass reads the row of its id (tokens, or kinds of tokens) and, where the
+// model has one, a table of positions, which row t of an example reads at t: row gradients dx (N, C) of the
+// sum of both.
 // Where the output projection is tied, `tied_head` is the index of its LinearRecord, whose matrix is the
-// token embedding itself: example b's gradient is then the dense head part plus the scattered rows, and its
-// norm has a cross term. Otherwise the token embedding's gradient is the scattered rows alone.
+// token table itself: example b's gradient is then the dense head part plus the scattered rows, and its
+// norm has a cross term. Otherwise the token table's gradient is the scattered rows alone.
 struct EmbeddingRecord {
-  std::span<const int64_t> ids;  // (N)
-  at::Tensor row_gradient;       // dx (N, C), compute type
-  int64_t token_offset = 0;      // of the (V, C) table
-  int64_t position_offset = 0;   // of the (positions, C) table
+  std::span<const int64_t> ids;            // (N)
+  at::Tensor row_gradient;                 // dx (N, C), compute type
+  int64_t token_offset = 0;                // of the (V, C) table
+  std::optional<int64_t> position_offset;  // of the (positions, C) table
   std::optional<size_t> tied_head;
 };
 
@@ -52,11 +53,17 @@ struct GradientRecords {
   std::vector<int64_t> offsets = {0};  // (B + 1), ascending
   std::vector<LinearRecord> linears;
   std::vector<VectorRecord> vectors;
-  std::optional<EmbeddingRecord> embedding;
+  std::vector<EmbeddingRecord> embeddings;  // no two of one table
 
   int64_t examples() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t begin(int64_t example) const { return offsets[example]; }
   int64_t length(int64_t example) const { return offsets[example + 1] - offsets[example]; }
+  // The embedding whose token table is the matrix of linears[linear], if there is one.
+  std::optional<size_t> embedding_tied_to(size_t linear) const {
+    for (size_t e = 0; e < embeddings.size(); ++e)
+      if (embeddings[e].tied_head == linear) return e;
+    return std::nullopt;
+  }
 };
 
 // The offsets of B examples of T tokens each.

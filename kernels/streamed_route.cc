@@ -23,7 +23,7 @@ at::ScalarType compute_type_of(const GradientRecords& part) {
 template <typename T>
 double take(const GradientRecords& part, const std::vector<Panel>& panels, int64_t example,
             bool every_position, double factor, ContributionSink* sink) {
-  const ScatteredRows<T> rows = scatter_rows<T>(part, example, every_position);
+  const TableRows<T> rows = scatter_rows<T>(part, example, every_position);
   std::vector<double> squares(panels.size(), kUnmeasured);
 #pragma omp parallel
   {

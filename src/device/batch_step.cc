@@ -32,7 +32,7 @@ class BatchGradient final : public model::GradientVisitor {
     const at::Tensor g = record.row_gradient.to(at::kFloat);
     const int64_t width = g.size(1), vocab = model_.shape().vocab, positions = model_.shape().positions;
     at::Tensor tokens = part(record.token_offset, vocab * width).view({vocab, width});
-    at::Tensor table = part(record.position_offset, positions * width).view({positions, width});
+    at::Tensor table = part(record.position_offset.value(), positions * width).view({positions, width});
     if (overwrite_) table.zero_();
     if (overwrite_ && !record.tied_head) tokens.zero_();  // a tied head has written the whole table
     tokens.index_add_(0, upload(record.ids, g.device()), g);

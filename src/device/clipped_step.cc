@@ -79,6 +79,7 @@ class ClippedStep::Pass final : public model::GradientVisitor {
     if (step_.model_.recomputes_layers()) take_part();
   }
   void embedding(const kernels::EmbeddingRecord& record) override {
+    DPFA_CHECK(!embedding_ && record.position_offset, "this step measures one table, with positions");
     embedding_ = record;
     take_part();
   }
@@ -177,7 +178,7 @@ class ClippedStep::Pass final : public model::GradientVisitor {
     if (embedding_) {
       const at::Tensor& g = embedding_->row_gradient;
       kernels_.add_position_integers(contiguous(g), g.size(1), scales, tokens_,
-                                     sum + embedding_->position_offset);
+                                     sum + embedding_->position_offset.value());
       if (!embedding_->tied_head)
         kernels_.add_row_integers(rows_.const_data_ptr<float>(), g.size(1), scales,
                                   sum + embedding_->token_offset);

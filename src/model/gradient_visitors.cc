@@ -30,7 +30,7 @@ class RecordCollector final : public GradientVisitor {
     records.vectors.push_back({gain, gain_offset});
     records.vectors.push_back({shift, shift_offset});
   }
-  void embedding(const kernels::EmbeddingRecord& record) override { records.embedding = record; }
+  void embedding(const kernels::EmbeddingRecord& record) override { records.embeddings.push_back(record); }
 
   kernels::GradientRecords records;
 };
@@ -60,7 +60,7 @@ class RecordStream final : public GradientVisitor {
     visit_(records);
   }
   void embedding(const kernels::EmbeddingRecord& record) override {
-    head_->embedding = record;
+    head_->embeddings.push_back(record);
     visit_(*head_);
   }
 
@@ -110,12 +110,12 @@ class BatchGradient final : public GradientVisitor {
     const at::Tensor rows = record.row_gradient.to(at::kFloat);
     float* table = gradient_.data_ptr<float>() + record.token_offset;
     if (overwrite_) {  // rows that this batch does not touch; a tied head has written the whole token table
-      gradient_.narrow(0, record.position_offset, shape_.positions * width).zero_();
+      gradient_.narrow(0, record.position_offset.value(), shape_.positions * width).zero_();
       if (!record.tied_head) gradient_.narrow(0, record.token_offset, shape_.vocab * width).zero_();
     }
     for (size_t b = 0; b + 1 < offsets_.size(); ++b) {
       const int64_t length = offsets_[b + 1] - offsets_[b];
-      gradient_.narrow(0, record.position_offset, length * width)
+      gradient_.narrow(0, record.position_offset.value(), length * width)
           .add_(rows.narrow(0, offsets_[b], length).view({length * width}));
     }
     // Ids of one batch may repeat, so rows are added in order, each thread owning a slice of the columns.

@@ -215,7 +215,7 @@ TEST(AutoMethod, ATiedTableIsMeasuredWithTheRowsOfItsEmbedding) {
   records.offsets = equal_offsets(2, 2);
   records.linears.push_back({at::ones({4, 9}), at::ones({4, 11}), 0, true});
   records.linears.push_back({at::ones({4, 9}), at::ones({4, 11}), 0, true});
-  records.embedding = {ids, at::ones({4, 9}), 0, 99, 1};
+  records.embeddings.push_back({ids, at::ones({4, 9}), 0, 99, 1});
   const std::vector<MatrixShape> shapes = shapes_of(records, 20);
   EXPECT_EQ(shapes[0].key(), "T20/9x11/fp32/out");
   EXPECT_EQ(shapes[1].key(), "T20/9x11/fp32/out/tied");

@@ -31,7 +31,7 @@ struct MadeUp {
     embedding.token_offset = records.linears[1].offset;
     embedding.position_offset = embedding.token_offset + kVocab * kWidth;
     embedding.tied_head = 1;
-    records.embedding = embedding;
+    records.embeddings.push_back(embedding);
   }
   static constexpr int64_t kParameters = (kInputs + kVocab + 64) * kWidth;
 
@@ -44,11 +44,12 @@ struct MadeUp {
     for (const LinearRecord& linear : records.linears)
       all.narrow(0, linear.offset, linear.rows() * linear.columns())
           .copy_(at::mm(rows(linear.row_operand()).t(), rows(linear.column_operand())).flatten());
-    const at::Tensor dx = rows(records.embedding->row_gradient);
-    at::Tensor table = all.narrow(0, records.embedding->token_offset, kVocab * kWidth).view({kVocab, kWidth});
+    const EmbeddingRecord& embedding = records.embeddings.front();
+    const at::Tensor dx = rows(embedding.row_gradient);
+    at::Tensor table = all.narrow(0, embedding.token_offset, kVocab * kWidth).view({kVocab, kWidth});
     for (int64_t t = 0; t < records.length(b); ++t) {
       table[ids[records.begin(b) + t]] += dx[t];
-      all.narrow(0, records.embedding->position_offset + t * kWidth, kWidth) += dx[t];
+      all.narrow(0, *embedding.position_offset + t * kWidth, kWidth) += dx[t];
     }
     return all;
   }
