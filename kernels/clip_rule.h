@@ -3,8 +3,8 @@
 //   automatic  C / (N + gamma), gamma = 0.01: AUTO-S of Bu, Wang, Zha and Karypis 2022 (arXiv 2206.07136)
 //
 // Guarantee: factor x N <= C up to the rounding of two operations in double, for any norm of f32 numbers.
-// Where a gradient's norm is at most N (1 + slack) (norm_route.h), its contribution therefore has norm at most
-// C (1 + slack) by either rule, and the plan's sensitivity, its grid and kLargestInteger are those of both.
+// Where a gradient's norm is at most N (1 + slack) (norm_route.h), its contribution therefore has norm at
+// most C (1 + slack) by either rule: the plan's sensitivity and grid and kLargestInteger are those of both.
 //
 // What differs is the range of the factor: [0, 1] by flat, [0, 100 C] by automatic, which makes small
 // gradients larger. So what adds contributions may rest on factor x value, at most C (1 + slack), and not on
