@@ -18,7 +18,7 @@ class ContributionSink {
   virtual ~ContributionSink() = default;
   // Adds factor x values[i] to element offset + i. Calls on disjoint ranges may run concurrently.
   // `values` are finite where factor > 0. factor = 0 adds zeros whatever the values are (0 x NaN is NaN, so
-  // they are not multiplied): routes of constant work alone ask for it.
+  // they are not multiplied): routes of constant work alone ask for it. Above 1: clip_rule.h.
   virtual void add(int64_t offset, std::span<const float> values, double factor) = 0;
   virtual void add(int64_t offset, std::span<const c10::BFloat16> values, double factor) = 0;
   virtual void add(int64_t offset, std::span<const double> values, double factor) = 0;

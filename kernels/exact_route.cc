@@ -27,15 +27,15 @@ class ExactRoute final : public NormRoute {
  public:
   explicit ExactRoute(bool constant_work) : constant_work_(constant_work) {}
 
-  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
+  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, Clipping clip,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
     with_compute_type(records.linears.front().input.scalar_type(),
-                      [&]<typename T>() { run<T>(records, selected, max_grad_norm, sink, outcomes); });
+                      [&]<typename T>() { run<T>(records, selected, clip, sink, outcomes); });
   }
 
  private:
   template <typename T>
-  void run(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
+  void run(const GradientRecords& records, std::span<const uint8_t> selected, Clipping clip,
            ContributionSink& sink, std::span<ExampleOutcome> outcomes) {
     const std::vector<Panel> panels = split_into_panels(records, c10::CppTypeToScalarType<T>::value);
     std::vector<int64_t> starts(panels.size());
@@ -70,7 +70,7 @@ class ExactRoute final : public NormRoute {
       if (DPFA_PLANT("tied_norm_no_cross"))
         total = norm_squared_without_cross_term<T>(records, panels, b, rows);
       outcomes[b].norm = std::sqrt(total);
-      outcomes[b].factor = counts ? clip_factor(outcomes[b].norm, max_grad_norm) : 0;
+      outcomes[b].factor = counts ? clip_factor(outcomes[b].norm, clip) : 0;
       if (DPFA_PLANT("zero_times_nan") && outcomes[b].factor == 0) outcomes[b].factor = 1e-30;
       pending_factor = outcomes[b].factor;
       is_pending = pending_factor > 0 || constant_work_;
@@ -111,12 +111,6 @@ class ExactRoute final : public NormRoute {
 };
 
 }  // namespace
-
-double clip_factor(double norm, double max_grad_norm) {
-  if (!std::isfinite(norm)) return 0;
-  if (DPFA_PLANT("no_clipping")) return 1;
-  return norm <= max_grad_norm ? 1 : max_grad_norm / norm;
-}
 
 std::unique_ptr<NormRoute> make_exact_route(bool constant_work) {
   return std::make_unique<ExactRoute>(constant_work);

@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 
+#include "kernels/clip_rule.h"
 #include "kernels/noise.h"
 #include "kernels/norm_method_type.h"
 #include "kernels/optimizer_step.h"
@@ -103,10 +104,9 @@ class ExampleKernels {
 
   // squares (B) = the sum of parts (count, B), row after row.
   virtual void sum_parts(const double* parts, int64_t count, double* squares) = 0;
-  // factors (B): min(1, max_grad_norm / norm) where selected and finite, else 0; scales: factor /
-  // 2^grid_exponent.
-  virtual void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm,
-                           int grid_exponent, double* factors, float* scales) = 0;
+  // factors (B): clip_factor() of the norm where selected, else 0; scales: factor / 2^grid_exponent.
+  virtual void clip_scales(const double* squares, const uint8_t* selected, Clipping clip, int grid_exponent,
+                           double* factors, float* scales) = 0;
 
   // noise.h and AdamW in one pass over all parameters; the sum is left zero.
   virtual void release(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale,

@@ -307,7 +307,7 @@ class GramRoute final : public NormRoute {
  public:
   explicit GramRoute(NormMethodChoice choice) : choice_(std::move(choice)) {}
 
-  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
+  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, Clipping clip,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
     with_compute_type(records.linears.front().input.scalar_type(), [&]<typename T>() {
       Pass<T> pass(records, selected, methods_for(records), choice_.constant_work, kept_);
@@ -320,7 +320,7 @@ class GramRoute final : public NormRoute {
         for (size_t k = 0; k < matrices; ++k) total += squares[b * matrices + k];
         if (DPFA_PLANT("slot_dependent_norm")) total *= 1 + 0x1p-20 * static_cast<double>(b);
         outcomes[b].norm = std::sqrt(total);
-        outcomes[b].factor = selected[b] ? clip_factor(outcomes[b].norm, max_grad_norm) : 0;
+        outcomes[b].factor = selected[b] ? clip_factor(outcomes[b].norm, clip) : 0;
         if (outcomes[b].factor > 0 || choice_.constant_work)
           add_small_parts<T>(records, b, pass.rows(b), outcomes[b].factor, sink);
       }

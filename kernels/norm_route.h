@@ -1,5 +1,5 @@
 // From the records of a backward pass to clipped contributions: measure each example's gradient norm over all
-// trainable parameters, derive its clip factor, add factor x gradient to a sink.
+// trainable parameters, derive its clip factor (clip_rule.h), add factor x gradient to a sink.
 //
 // Guarantee (what sensitivity rests on): the contribution that example b adds has L2 norm at most
 //   max_grad_norm x (1 + slack)   before the sink rounds it,
@@ -31,6 +31,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/clip_rule.h"
 #include "kernels/contribution_sink.h"
 #include "kernels/norm_method.h"
 #include "kernels/records.h"
@@ -39,19 +40,15 @@ namespace dpfa::kernels {
 
 struct ExampleOutcome {
   double norm = 0;    // over all trainable parameters; may be infinite or NaN: private, never logged
-  double factor = 0;  // in [0, 1]; 0: the example contributed nothing
+  double factor = 0;  // clip_factor(); 0: the example contributed nothing
 };
-
-// min(1, max_grad_norm / norm); 0 where the norm is not finite; 1 for norm 0.
-double clip_factor(double norm, double max_grad_norm);
 
 class NormRoute {
  public:
   virtual ~NormRoute() = default;
   // selected (B): which examples count (finite loss, at least one target). outcomes (B) is overwritten.
-  virtual void accumulate(const GradientRecords& records, std::span<const uint8_t> selected,
-                          double max_grad_norm, ContributionSink& sink,
-                          std::span<ExampleOutcome> outcomes) = 0;
+  virtual void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, Clipping clip,
+                          ContributionSink& sink, std::span<ExampleOutcome> outcomes) = 0;
 };
 
 // True norm <= (1 + kGramSlack) x reported norm: 2^-9 from the certified Gram error, 2^-10 from the rounding
@@ -73,7 +70,7 @@ class StreamedRoute {
   explicit StreamedRoute(int64_t examples, bool constant_work = false)
       : constant_work_(constant_work), measured_(examples), added_(examples) {}
   void measure(const GradientRecords& part, std::span<const uint8_t> selected);
-  std::vector<ExampleOutcome> settle(std::span<const uint8_t> selected, double max_grad_norm) const;
+  std::vector<ExampleOutcome> settle(std::span<const uint8_t> selected, Clipping clip) const;
   void add(const GradientRecords& part, std::span<const ExampleOutcome> outcomes, ContributionSink& sink);
   void check_added(std::span<const ExampleOutcome> outcomes) const;
 

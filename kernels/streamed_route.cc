@@ -53,13 +53,12 @@ void StreamedRoute::measure(const GradientRecords& part, std::span<const uint8_t
   });
 }
 
-std::vector<ExampleOutcome> StreamedRoute::settle(std::span<const uint8_t> selected,
-                                                  double max_grad_norm) const {
+std::vector<ExampleOutcome> StreamedRoute::settle(std::span<const uint8_t> selected, Clipping clip) const {
   std::vector<ExampleOutcome> outcomes(measured_.size());
   for (size_t b = 0; b < outcomes.size(); ++b) {
     if (!selected[b]) continue;
     outcomes[b].norm = std::sqrt(measured_[b]);
-    outcomes[b].factor = clip_factor(outcomes[b].norm, max_grad_norm);
+    outcomes[b].factor = clip_factor(outcomes[b].norm, clip);
   }
   return outcomes;
 }

@@ -53,10 +53,10 @@ __global__ void sum_parts_kernel(const double* parts, int64_t count, int64_t exa
 }
 
 __global__ void clip_scales_kernel(const double* squares, const uint8_t* selected, int64_t examples,
-                                   double max_grad_norm, double cells, double* factors, float* scales) {
+                                   Clipping clip, double cells, double* factors, float* scales) {
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (b >= examples) return;
-  const double factor = selected[b] != 0 ? factor_of(squares[b], max_grad_norm) : 0;
+  const double factor = selected[b] != 0 ? factor_of(squares[b], clip) : 0;
   factors[b] = factor;
   scales[b] = __double2float_rd(factor * cells);  // cells is a power of two: the product is exact
 }
@@ -96,11 +96,11 @@ void sum_parts(const double* parts, int64_t count, int64_t examples, double* squ
   check_launch("sum_parts");
 }
 
-void clip_scales(const double* squares, const uint8_t* selected, int64_t examples, double max_grad_norm,
+void clip_scales(const double* squares, const uint8_t* selected, int64_t examples, Clipping clip,
                  int grid_exponent, double* factors, float* scales, cudaStream_t stream) {
   if (examples == 0) return;
   clip_scales_kernel<<<blocks_for(examples), kBlock, 0, stream>>>(
-      squares, selected, examples, max_grad_norm, std::ldexp(1.0, -grid_exponent), factors, scales);
+      squares, selected, examples, clip, std::ldexp(1.0, -grid_exponent), factors, scales);
   check_launch("clip_scales");
 }
 

@@ -37,7 +37,7 @@ void sum_parts(const double* parts, int64_t count, int64_t examples, double* squ
 
 // factors (B): factor_of the total where selected, 0 elsewhere. scales (B): factor / 2^grid_exponent, rounded
 // down to f32; what a contribution is multiplied by before it is rounded to an integer.
-void clip_scales(const double* squares, const uint8_t* selected, int64_t examples, double max_grad_norm,
+void clip_scales(const double* squares, const uint8_t* selected, int64_t examples, Clipping clip,
                  int grid_exponent, double* factors, float* scales, cudaStream_t stream);
 
 }  // namespace dpfa::kernels::cuda

@@ -12,12 +12,11 @@
 
 #include <cmath>
 
+#include "kernels/clip_rule.h"
 #include "kernels/cuda/tile_layout.h"
 #include "src/base/plant.h"
 
 namespace dpfa::kernels::cuda {
-
-inline constexpr double kLargestDouble = 0x1.fffffffffffffp1023;
 
 // Every byte of a slot or norm before a kernel writes it, so that it reads as NaN: what was not computed
 // gives the factor 0.
@@ -82,12 +81,11 @@ DPFA_HOST_DEVICE inline GramResult tied_result(const GramResult& head, double ro
           head.magnitude + sqrt(rows_squared)};
 }
 
-// min(1, max_grad_norm / norm); 0 where the norm is not finite: a NaN means that it was not computed.
-DPFA_HOST_DEVICE inline double factor_of(double squared_norm, double max_grad_norm) {
+// clip_factor() of the norm; a NaN, which gives 0, means that it was not computed.
+DPFA_HOST_DEVICE inline double factor_of(double squared_norm, Clipping clip) {
   const double norm = sqrt(squared_norm);
   if (DPFA_PLANT("nan_factor_accepted") && !(norm >= 0)) return 1;
-  if (!(norm <= kLargestDouble)) return 0;
-  return norm <= max_grad_norm ? 1 : max_grad_norm / norm;
+  return clip_factor(norm, clip);
 }
 
 }  // namespace dpfa::kernels::cuda

@@ -114,9 +114,9 @@ class CudaExampleKernels final : public ExampleKernels {
   void sum_parts(const double* parts, int64_t count, double* squares) override {
     cuda::sum_parts(parts, count, examples(), squares, stream_);
   }
-  void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm, int grid_exponent,
+  void clip_scales(const double* squares, const uint8_t* selected, Clipping clip, int grid_exponent,
                    double* factors, float* scales) override {
-    cuda::clip_scales(squares, selected, examples(), max_grad_norm, grid_exponent, factors, scales, stream_);
+    cuda::clip_scales(squares, selected, examples(), clip, grid_exponent, factors, scales, stream_);
   }
 
   void release(const StreamKey& key, uint64_t draw, const NoiseSpec& spec, double scale,

@@ -25,7 +25,7 @@ int run_gradients(const Arguments& arguments) {
                "safetensors file: input_ids (B, T), optionally attention_mask and labels (-100 = ignored)")
       .require("max_grad_norm", &gradients.max_grad_norm, "clipping norm C")
       .require("out", &out, "safetensors file to write")
-      .add("clipping", &gradients.clipping, "flat: one norm over all parameters")
+      .add("clipping", &gradients.clipping, "flat: min(1, C / norm); automatic: C / (norm + 0.01)")
       .add("numerics", &gradients.numerics, "exact or fp32")
       .add("compute", &gradients.compute, "fp32 or bf16")
       .add("microbatch_size", &gradients.microbatch_size, "examples per pass; 0: all at once");

@@ -285,10 +285,9 @@ at::Tensor ClippedStep::settle(const at::Tensor& squares, const at::Tensor& sele
   squares_ = squares;
   factors_ = at::empty_like(squares_);
   const at::Tensor scales = at::empty(squares_.sizes(), squares_.options().dtype(at::kFloat));
-  const double clip =
-      DPFA_PLANT("no_clipping") ? std::numeric_limits<double>::infinity() : numbers_.max_grad_norm;
-  kernels_.clip_scales(squares_.const_data_ptr<double>(), selected.const_data_ptr<uint8_t>(), clip,
-                       numbers_.grid_exponent, factors_.data_ptr<double>(), scales.data_ptr<float>());
+  kernels_.clip_scales(squares_.const_data_ptr<double>(), selected.const_data_ptr<uint8_t>(),
+                       {numbers_.max_grad_norm, numbers_.clip_rule}, numbers_.grid_exponent,
+                       factors_.data_ptr<double>(), scales.data_ptr<float>());
   done(Phase::kNorms);
   return scales;
 }

@@ -52,6 +52,7 @@ struct StepNumbers {
   // Of matrices. All give the same up to the certified slack and, where gradients are kept, the rounding of
   // what is kept; chosen once for each number of examples and tokens of a microbatch.
   MethodSettings methods = {};
+  kernels::ClipRule clip_rule = kernels::ClipRule::kFlat;
 };
 
 enum class Phase { kForwardBackward, kNorms, kProducts, kRelease };

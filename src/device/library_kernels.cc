@@ -109,9 +109,9 @@ class LibraryKernels final : public kernels::ExampleKernels {
   void sum_parts(const double* parts, int64_t count, double* squares) override {
     others_.sum_parts(parts, count, squares);
   }
-  void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm, int grid_exponent,
+  void clip_scales(const double* squares, const uint8_t* selected, kernels::Clipping clip, int grid_exponent,
                    double* factors, float* scales) override {
-    others_.clip_scales(squares, selected, max_grad_norm, grid_exponent, factors, scales);
+    others_.clip_scales(squares, selected, clip, grid_exponent, factors, scales);
   }
   void release(const StreamKey& key, uint64_t draw, const kernels::NoiseSpec& spec, double scale,
                const kernels::AdamwStep& step, int32_t* sum, const kernels::UpdateState& state) override {

@@ -48,8 +48,8 @@ struct PrivacyConfig {
   std::optional<double> expected_batch_size;
   std::optional<int64_t> dataset_size;  // declared public
   int64_t steps = 0;
-  int64_t reserve_steps = 0;  // further charges that restarts may need
-  std::string clipping = "flat";
+  int64_t reserve_steps = 0;      // further charges that restarts may need
+  std::string clipping = "flat";  // flat | automatic
   std::string privacy_unit = "record";
   std::string neighboring_relation = "add_or_remove_one";
   std::string generator = "chacha20";  // chacha20 | philox

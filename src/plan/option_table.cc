@@ -108,8 +108,9 @@ const std::vector<ConfigOption>& option_table() {
        "declared public; never compared with the number of records"},
       {DPFA_KEY(privacy, steps), count_from(0), "training steps; required (0: not given)"},
       {DPFA_KEY(privacy, reserve_steps), count_from(0), "further charges for steps that restarts repeat"},
-      {DPFA_KEY(privacy, clipping), one_of({"flat"}, {"per_layer", "automatic"}),
-       "how a record's gradient is bounded"},
+      {DPFA_KEY(privacy, clipping), one_of({"flat", "automatic"}, {"per_layer"}),
+       "what a record's gradient is multiplied by, with its norm N over all parameters; flat: "
+       "min(1, max_grad_norm / N); automatic: max_grad_norm / (N + 0.01)"},
       {DPFA_KEY(privacy, privacy_unit), one_of({"record"}, {"user"}), "what one unit of the guarantee is"},
       {DPFA_KEY(privacy, neighboring_relation),
        one_of({"add_or_remove_one"}, {"replace_one", "replace_special", "zero_out"}),

@@ -31,7 +31,7 @@ void require_value(const std::string& key, const std::string& given, const std::
 }
 
 void check_mechanism(const PrivacyConfig& privacy) {
-  require_value("privacy.clipping", privacy.clipping, "flat");
+  if (privacy.clipping != "automatic") require_value("privacy.clipping", privacy.clipping, "flat");
   require_value("privacy.privacy_unit", privacy.privacy_unit, "record");
   require_value("privacy.neighboring_relation", privacy.neighboring_relation, "add_or_remove_one");
   if (privacy.numerics == "auto") {
@@ -298,6 +298,9 @@ double PrivacyPlan::sensitivity() const { return fields_.at("sensitivity").get<d
 double PrivacyPlan::noise_stddev() const { return fields_.at("noise_stddev").get<double>(); }
 int PrivacyPlan::grid_exponent() const { return fields_.at("grid_exponent").get<int>(); }
 double PrivacyPlan::grid() const { return std::ldexp(1.0, grid_exponent()); }
+const std::string& PrivacyPlan::clipping() const {
+  return fields_.at("clipping").get_ref<const std::string&>();
+}
 const std::string& PrivacyPlan::numerics() const {
   return fields_.at("numerics").get_ref<const std::string&>();
 }

@@ -10,7 +10,8 @@
 // where P is the number of trainable parameters: rounding a contribution to integers moves each coordinate by
 // at most half a unit, and 2^-20 covers the fp32 scaling of one example's gradient (three roundings of 2^-24
 // relative each). numerics = fp32 adds 2^-8, the certified error of its norms and products (kGramSlack in
-// kernels/norm_route.h).
+// kernels/norm_route.h). Either clipping rule brings a record's gradient to a norm of at most max_grad_norm
+// (kernels/clip_rule.h), so all of this is the same for both.
 // noise stddev = noise_multiplier x sensitivity, on the sum.
 // constant_step_slots belongs to the plan too: a step leaves out what is drawn beyond its room, and part of
 // target_delta pays for that (accountant.h: delta_left).
@@ -67,7 +68,8 @@ class PrivacyPlan {
   int64_t steps() const;               // T of the plan
   int64_t max_charges() const;         // steps + reserve_steps
   double noise_multiplier() const;
-  double max_grad_norm() const;  // C
+  double max_grad_norm() const;         // C
+  const std::string& clipping() const;  // flat | automatic
   double slack() const;
   double sensitivity() const;     // C (1 + slack)
   double noise_stddev() const;    // on the sum, before the divisor

@@ -197,6 +197,9 @@ std::string PrivacyPlan::statement(const RunFacts& facts) const {
   add_sampling(*this, lines);
   lines.add("noise_multiplier", format_real(noise_multiplier()) + target);
   lines.add("max_grad_norm", format_real(max_grad_norm()) + " (L2, flat over all trainable parameters)");
+  if (clipping() == "automatic")
+    lines.add("clipping",
+              "automatic: a record's gradient of norm N is multiplied by max_grad_norm / (N + 0.01)");
   lines.add("sensitivity",
             format_real(sensitivity()) + " = max_grad_norm x (1 + " + format_real(slack()) + ")");
   lines.add("noise stddev", format_real(noise_stddev()) + " on the sum, on the grid " + grid);

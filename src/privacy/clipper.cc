@@ -12,14 +12,14 @@ namespace dpfa::privacy {
 namespace {
 
 // The planted mistake of clipping the mean of a batch instead of each example.
-void add_clipped_mean(model::Gpt2& model, int64_t examples, double max_grad_norm,
+void add_clipped_mean(model::Gpt2& model, int64_t examples, kernels::Clipping clip,
                       kernels::ContributionSink& sink) {
   std::vector<float> gradient(model.shape().parameter_count());
   model::add_batch_gradient(model, /*overwrite=*/true, gradient);
   double squares = 0;
   for (float g : gradient) squares += static_cast<double>(g) * g;
   const double mean_norm = std::sqrt(squares) / static_cast<double>(std::max<int64_t>(examples, 1));
-  sink.add(0, std::span<const float>(gradient), kernels::clip_factor(mean_norm, max_grad_norm));
+  sink.add(0, std::span<const float>(gradient), kernels::clip_factor(mean_norm, clip));
 }
 
 // For passes of which only the side effects are wanted.
@@ -31,6 +31,12 @@ class DiscardSink final : public kernels::ContributionSink {
 };
 
 }  // namespace
+
+kernels::Clipping clipping_of(const plan::PrivacyPlan& plan) {
+  const bool automatic = plan.clipping() == "automatic";
+  DPFA_CHECK(automatic || plan.clipping() == "flat", "clipping = ", plan.clipping());
+  return {plan.max_grad_norm(), automatic ? kernels::ClipRule::kAutomatic : kernels::ClipRule::kFlat};
+}
 
 std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::string& loss) {
   std::vector<double> weights(microbatch.slots, 0.0);
@@ -115,11 +121,11 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_into(const data::Microb
       selected[b] = microbatch.records[b] >= 0 && microbatch.target_counts[b] > 0 &&
                     (std::isfinite(losses[b]) || DPFA_PLANT("zero_times_nan"));
     if (DPFA_PLANT("clip_after_mean"))
-      add_clipped_mean(model_, std::count(selected.begin(), selected.end(), 1), plan_.max_grad_norm(), sink);
+      add_clipped_mean(model_, std::count(selected.begin(), selected.end(), 1), clipping_of(plan_), sink);
     else if (model_.execution().recompute_layers)
       outcomes = accumulate_streamed(selected, sink);
     else
-      route_->accumulate(model::collect_records(model_), selected, plan_.max_grad_norm(), sink, outcomes);
+      route_->accumulate(model::collect_records(model_), selected, clipping_of(plan_), sink, outcomes);
   }
   if (losses_out != nullptr) *losses_out = std::move(losses);
   return outcomes;
@@ -129,7 +135,7 @@ std::vector<kernels::ExampleOutcome> Clipper::accumulate_streamed(std::span<cons
                                                                   kernels::ContributionSink& sink) {
   kernels::StreamedRoute route(static_cast<int64_t>(selected.size()), constant_work_);
   model::visit_records(model_, [&](const kernels::GradientRecords& part) { route.measure(part, selected); });
-  const auto outcomes = route.settle(selected, plan_.max_grad_norm());
+  const auto outcomes = route.settle(selected, clipping_of(plan_));
   model::visit_records(model_,
                        [&](const kernels::GradientRecords& part) { route.add(part, outcomes, sink); });
   route.check_added(outcomes);

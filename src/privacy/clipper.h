@@ -79,6 +79,9 @@ class Clipper {
   bool constant_work_, measures_methods_;
 };
 
+// The rule of a plan's clipping; its max_grad_norm.
+kernels::Clipping clipping_of(const plan::PrivacyPlan& plan);
+
 // Weight of each target in an example's loss: 1 / targets (token_mean) or 1 (token_sum); 0 without targets.
 std::vector<double> loss_weights(const data::Microbatch& microbatch, const std::string& loss);
 // skips_padding: positions behind a record's last target are not worked on.

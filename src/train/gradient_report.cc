@@ -147,6 +147,7 @@ GradientReport clipped_gradients(model::Gpt2& gpt2, const data::Microbatch& batc
   FlatBuffer<double> sum(parameters);
   kernels::DoubleSink sink(sum.span());
   GradientReport report;
+  const double factor_of_nothing = kernels::clip_factor(0, privacy::clipping_of(plan));
   const int64_t size =
       options.microbatch_size > 0 ? options.microbatch_size : std::max<int64_t>(batch.slots, 1);
   for (int64_t begin = 0; begin < batch.slots; begin += size) {
@@ -157,7 +158,7 @@ GradientReport clipped_gradients(model::Gpt2& gpt2, const data::Microbatch& batc
       const bool empty = part.target_counts[b] == 0, finite = std::isfinite(losses[b]);
       report.losses.push_back(losses[b]);
       report.norms.push_back(finite ? outcomes[b].norm : std::numeric_limits<double>::quiet_NaN());
-      report.factors.push_back(empty ? 1 : outcomes[b].factor);
+      report.factors.push_back(empty ? factor_of_nothing : outcomes[b].factor);
     }
   }
   report.clipped_sum.assign(sum.data(), sum.data() + parameters);

@@ -5,8 +5,8 @@
 // all 1; labels (B, T) aligned to input_ids with -100 = ignored, absent: the ids that are not masked. The
 // causal shift is done here. Output file: per_example_loss, per_example_grad_norm, clip_factor (B) and
 // clipped_sum/NAME for each Hugging Face parameter name, f32, summed over examples and not divided; tied
-// parameters once, under the embedding. An example without targets has loss 0, norm 0 and factor 1; one whose
-// loss or norm is not finite has factor 0.
+// parameters once, under the embedding. An example without targets has loss 0, norm 0 and the factor of
+// norm 0 (kernels/clip_rule.h); one whose loss or norm is not finite has factor 0.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ data::Microbatch read_labelled_batch(const std::filesystem::path& file, const pl
 
 struct GradientOptions {
   double max_grad_norm = 1;
-  std::string clipping = "flat";
+  std::string clipping = "flat";   // flat | automatic
   std::string numerics = "exact";  // exact | fp32
   std::string compute = "fp32";    // fp32 | bf16
   int64_t microbatch_size = 0;     // examples per pass; 0: all at once

@@ -49,12 +49,14 @@ struct Setting {
   bool library = false;  // with LibTorch's operations in place of loops
   bool recompute = false;
   MethodSettings methods = {};  // but for norms
+  kernels::ClipRule clip_rule = kernels::ClipRule::kFlat;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Setting& s) {
   return out << c10::toString(s.compute) << (s.tied ? ", tied" : ", untied") << ", method "
              << static_cast<int>(s.norms) << (s.library ? ", LibTorch" : "") << (s.ragged ? ", ragged" : "")
-             << (s.recompute ? ", recomputed" : "") << ", C = " << s.max_grad_norm;
+             << (s.recompute ? ", recomputed" : "") << ", C = " << s.max_grad_norm
+             << (s.clip_rule == kernels::ClipRule::kAutomatic ? ", automatic" : "");
 }
 
 inline plan::Gpt2Shape tiny_shape(bool tied) {
@@ -75,7 +77,7 @@ class Engine {
         host(test::make_host_kernels(element_of(s.compute),
                                      model::decay_ranges(model::gpt2_parameters(shape)), &calls)),
         library(make_library_kernels(s.compute, at::kCPU, *host)),
-        step({s.max_grad_norm, grid_exponent, {s.stddev}, 4, methods_of(s)}, model,
+        step({s.max_grad_norm, grid_exponent, {s.stddev}, 4, methods_of(s), s.clip_rule}, model,
              s.library ? *library : *host, parameters) {
     model.bind(parameters.compute);
   }

@@ -178,10 +178,10 @@ class HostKernels final : public kernels::ExampleKernels {
     std::fill_n(squares, examples(), 0.0);
     for (int64_t i = 0; i < count * examples(); ++i) squares[i % examples()] += parts[i];
   }
-  void clip_scales(const double* squares, const uint8_t* selected, double max_grad_norm, int grid_exponent,
+  void clip_scales(const double* squares, const uint8_t* selected, kernels::Clipping clip, int grid_exponent,
                    double* factors, float* scales) override {
     for (int64_t b = 0; b < examples(); ++b) {
-      factors[b] = selected[b] != 0 ? kernels::cuda::factor_of(squares[b], max_grad_norm) : 0;
+      factors[b] = selected[b] != 0 ? kernels::cuda::factor_of(squares[b], clip) : 0;
       const double exact = std::ldexp(factors[b], -grid_exponent);
       scales[b] = static_cast<float>(exact);
       if (scales[b] > exact) scales[b] = std::nextafter(scales[b], 0.0f);

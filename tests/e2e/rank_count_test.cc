@@ -32,6 +32,17 @@ TEST_F(RankCount, OrMicrobatchSizeDoesNotChangeABitOfTheCheckpoint) {
   EXPECT_FALSE(checkpoint("other") == alone);
 }
 
+TEST_F(RankCount, DoesNotChangeABitWithAutomaticClipping) {
+  const Words automatic = {"--privacy.clipping", "automatic"};
+  expect_success(seeded("flat"));
+  expect_success(seeded("alone", automatic));
+  expect_success(on_ranks(2, seeded("ranks", automatic)));
+  EXPECT_TRUE(checkpoint("ranks") == checkpoint("alone"));
+  EXPECT_FALSE(checkpoint("flat") == checkpoint("alone"));
+  EXPECT_EQ(read_json_lines(folder_ / "ranks" / "ledger.jsonl").front().at("plan").at("clipping"),
+            "automatic");
+}
+
 TEST_F(RankCount, MayChangeAtAResume) {
   const auto command = [&](const std::string& run) {
     return train({"--output.dir", folder_ / run, "--insecure_seed", "13", "--privacy.steps", "100"});

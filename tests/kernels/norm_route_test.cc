@@ -19,6 +19,11 @@ constexpr int64_t kInputs = 37, kOutputs = 53;  // no multiple of a vector or a 
 constexpr int64_t kParameters = kInputs * kOutputs;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+using enum ClipRule;
+
+std::string text_of(const Clipping& clip) {
+  return (clip.rule == kFlat ? "flat, C = " : "automatic, C = ") + std::to_string(clip.max_grad_norm);
+}
 
 using Rows = std::vector<std::vector<float>>;  // one vector per token
 
@@ -64,12 +69,12 @@ GradientRecords records_of(const std::vector<LinearExample>& examples, at::Scala
 }
 
 Result run(NormRoute& route, const std::vector<LinearExample>& examples, at::ScalarType compute,
-           double max_grad_norm) {
+           Clipping clip) {
   const GradientRecords records = records_of(examples, compute);
   Result result{std::vector<ExampleOutcome>(examples.size()), std::vector<double>(kParameters)};
   DoubleSink sink(result.sum);
   const std::vector<uint8_t> selected(examples.size(), 1);
-  route.accumulate(records, selected, max_grad_norm, sink, result.outcomes);
+  route.accumulate(records, selected, clip, sink, result.outcomes);
   return result;
 }
 
@@ -129,6 +134,8 @@ std::vector<Named> adversarial_examples() {
       for (auto& row : *rows) std::fill_n(row.begin(), std::min<int64_t>(columns, row.size()), 4e18f);
     result.push_back({"constant and large, " + std::to_string(columns) + " columns", e});
   }
+  for (float g : {0.0f, 1e-6f, 1e6f})
+    result.push_back({"small or large g=" + std::to_string(g), scaled(15, 64, 1, g)});
   for (float bad : {kInf, -kInf, kNan, 3e38f}) {
     LinearExample e = scaled(3, 65, 1, 1);
     e.x[7][3] = bad;
@@ -143,11 +150,11 @@ std::vector<Named> adversarial_examples() {
 // The exact route over parts that come twice.
 class Streamed final : public NormRoute {
  public:
-  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, double max_grad_norm,
+  void accumulate(const GradientRecords& records, std::span<const uint8_t> selected, Clipping clip,
                   ContributionSink& sink, std::span<ExampleOutcome> outcomes) override {
     StreamedRoute route(records.examples());
     route.measure(records, selected);
-    const std::vector<ExampleOutcome> settled = route.settle(selected, max_grad_norm);
+    const std::vector<ExampleOutcome> settled = route.settle(selected, clip);
     route.add(records, settled, sink);
     route.check_added(settled);
     std::copy(settled.begin(), settled.end(), outcomes.begin());
@@ -172,10 +179,11 @@ TEST(NormRoute, NoExampleAddsMoreThanTheClippingNorm) {
     const auto engine = route.make();
     for (const Named& named : adversarial_examples())
       for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
-        for (const double clip : {1e-5, 0.1, 1.0, 10.0}) {
+        for (const Clipping& clip : {Clipping(1e-5), Clipping(0.1), Clipping(1), Clipping(10),
+                                     Clipping(1e-5, kAutomatic), Clipping(1, kAutomatic)}) {
           const Result result = run(*engine, {named.example}, compute, clip);
-          EXPECT_LE(result.norm(), clip * (1 + route.slack))  // false for NaN too
-              << route.name << ", " << named.name << ", " << c10::toString(compute) << ", C = " << clip;
+          EXPECT_LE(result.norm(), clip.max_grad_norm * (1 + route.slack))  // false for NaN too
+              << route.name << ", " << named.name << ", " << c10::toString(compute) << ", " << text_of(clip);
         }
   }
 }
@@ -188,9 +196,11 @@ TEST(NormRoute, NoExampleAddsIntegersBeyondTheSensitivityOfThePlan) {
     const auto engine = route.make();
     const std::string numerics = route.slack == kGramSlack ? "fp32" : "exact";
     int subnormal = 0;
-    for (const double clip : {1e-12, 1e-5, 0.1, 1.0, 10.0, 1e12}) {
+    for (const Clipping& clip :
+         {Clipping(1e-12), Clipping(1e-5), Clipping(0.1), Clipping(1), Clipping(10), Clipping(1e12),
+          Clipping(1e-12, kAutomatic), Clipping(1, kAutomatic), Clipping(1e12, kAutomatic)}) {
       const plan::PrivacyPlan plan =
-          test::make_plan({.numerics = numerics, .max_grad_norm = clip}, kParameters);
+          test::make_plan({.numerics = numerics, .max_grad_norm = clip.max_grad_norm}, kParameters);
       for (const Named& named : examples)
         for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
           std::vector<int32_t> sum(kParameters);
@@ -199,12 +209,46 @@ TEST(NormRoute, NoExampleAddsIntegersBeyondTheSensitivityOfThePlan) {
           const std::vector<uint8_t> selected = {1};
           engine->accumulate(records_of({named.example}, compute), selected, clip, sink, {&outcome, 1});
           EXPECT_LE(test::l2(std::span<const int32_t>(sum)) * plan.grid(), plan.sensitivity())
-              << route.name << ", " << named.name << ", " << c10::toString(compute) << ", C = " << clip;
+              << route.name << ", " << named.name << ", " << c10::toString(compute) << ", " << text_of(clip);
           subnormal += outcome.factor > 0 && outcome.factor < std::numeric_limits<float>::min();
         }
     }
     EXPECT_GT(subnormal, 0) << route.name;
   }
+}
+
+// The gradient of one example, entry by entry in long double.
+std::vector<long double> gradient_of(const LinearExample& e) {
+  std::vector<long double> gradient(kParameters);
+  for (size_t t = 0; t < e.x.size(); ++t)
+    for (int64_t i = 0; i < kInputs; ++i)
+      for (int64_t j = 0; j < kOutputs; ++j)
+        gradient[i * kOutputs + j] += static_cast<long double>(e.x[t][i]) * e.g[t][j];
+  return gradient;
+}
+
+// Norms from 2e-5 to 2e7: far below gamma, where the gradient is enlarged, and far above C.
+TEST(NormRoute, AutomaticAddsEveryGradientOverItsNormPlusGamma) {
+  for (const Route& route : kRoutes)
+    for (const double clip : {0.25, 3.0}) {
+      std::vector<long double> sum(kParameters);
+      std::vector<LinearExample> examples;
+      for (const float g : {1e-7f, 1e-5f, 1e-4f, 1e-2f, 1.0f, 1e5f, 0.0f}) {
+        examples.push_back(scaled(16 + examples.size(), 65, 1, g));
+        const std::vector<long double> gradient = gradient_of(examples.back());
+        long double squares = 0;
+        for (const long double v : gradient) squares += v * v;
+        for (int64_t i = 0; i < kParameters; ++i) sum[i] += clip * gradient[i] / (sqrtl(squares) + 0.01L);
+        const Result alone = run(*route.make(), {examples.back()}, at::kFloat, {clip, kAutomatic});
+        const double expected = static_cast<double>(clip * sqrtl(squares) / (sqrtl(squares) + 0.01L));
+        EXPECT_NEAR(alone.norm(), expected, (route.slack + 1e-5) * expected) << route.name << ", g = " << g;
+      }
+      const Result result = run(*route.make(), examples, at::kFloat, {clip, kAutomatic});
+      long double distance = 0;
+      for (int64_t i = 0; i < kParameters; ++i)
+        distance += (result.sum[i] - sum[i]) * (result.sum[i] - sum[i]);
+      EXPECT_LE(sqrtl(distance), (route.slack + 1e-5) * clip) << route.name << ", C = " << clip;
+    }
 }
 
 TEST(NormRoute, WhatIsMeasuredIsWhatIsAdded) {
@@ -240,10 +284,13 @@ TEST(NormRoute, ANonFiniteExampleAddsNothingAndChangesNoOther) {
         const LinearExample good = scaled(6, 65, 1, 1), other = scaled(7, 65, 1, 1);
         LinearExample poisoned = scaled(8, 65, 1, 1);
         poisoned.g[64][52] = bad;
-        const Result without = run(*engine, {good, scaled(9, 65, 0, 0), other}, compute, 1);
-        const Result with = run(*engine, {good, poisoned, other}, compute, 1);
-        EXPECT_EQ(with.outcomes[1].factor, 0) << route.name;
-        EXPECT_EQ(with.sum, without.sum) << route.name << " in " << c10::toString(compute) << " with " << bad;
+        for (const Clipping& clip : {Clipping(1), Clipping(1, kAutomatic)}) {
+          const Result without = run(*engine, {good, scaled(9, 65, 0, 0), other}, compute, clip);
+          const Result with = run(*engine, {good, poisoned, other}, compute, clip);
+          EXPECT_EQ(with.outcomes[1].factor, 0) << route.name;
+          EXPECT_EQ(with.sum, without.sum)
+              << route.name << " in " << c10::toString(compute) << " with " << bad << ", " << text_of(clip);
+        }
       }
   }
 }
@@ -287,16 +334,6 @@ TEST(NormRoute, AnExampleThatIsNotSelectedAddsNothing) {
     EXPECT_EQ(outcomes[0].factor, 0);
     EXPECT_EQ(sum, std::vector<double>(kInputs * kOutputs)) << route.name;
   }
-}
-
-TEST(ClipFactor, IsOneBelowTheNormAndZeroWhereNothingIsKnown) {
-  EXPECT_EQ(clip_factor(0, 1), 1);
-  EXPECT_EQ(clip_factor(1e-300, 1), 1);
-  EXPECT_EQ(clip_factor(1, 1), 1);
-  EXPECT_EQ(clip_factor(4, 1), 0.25);
-  EXPECT_EQ(clip_factor(std::numeric_limits<double>::max(), 1), 1 / std::numeric_limits<double>::max());
-  EXPECT_EQ(clip_factor(kInf, 1), 0);
-  EXPECT_EQ(clip_factor(kNan, 1), 0);
 }
 
 // One contribution of n equal values v with factor f: |sum x grid| <= n^(1/2) (f v (1 + 2^-22) + grid / 2).

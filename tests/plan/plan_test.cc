@@ -132,6 +132,7 @@ TEST(Plan, DigestDependsOnEveryPrivacyKey) {
       [](PrivacyConfig& p) { p.generator = "philox"; },
       [](PrivacyConfig& p) { p.numerics = "fp32"; },
       [](PrivacyConfig& p) { p.loss = "token_sum"; },
+      [](PrivacyConfig& p) { p.clipping = "automatic"; },
   };
   std::set<std::string> digests;
   for (const auto& change : changes) {

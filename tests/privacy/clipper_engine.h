@@ -32,13 +32,14 @@ struct Setting {
   model::Execution execution = {};
   std::string norm_method = "gram";
   bool constant_work = false;
+  std::string clipping = "flat";
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Setting& s) {
   return out << s.numerics << ", " << c10::toString(s.compute) << (s.tied ? ", tied" : ", untied")
              << ", C = " << s.max_grad_norm << ", weights x " << s.weight_scale << ", " << s.norm_method
              << (s.execution.recompute_layers ? ", recomputed" : "")
-             << (s.constant_work ? ", constant work" : "");
+             << (s.constant_work ? ", constant work" : "") << ", " << s.clipping;
 }
 
 class Engine {
@@ -51,7 +52,9 @@ class Engine {
                .vocab = kVocab,
                .tied_head = setting.tied},
         weights_(test::made_parameters(shape_, setting.weight_scale)),
-        plan_(test::make_plan({.numerics = setting.numerics, .max_grad_norm = setting.max_grad_norm},
+        plan_(test::make_plan({.numerics = setting.numerics,
+                               .max_grad_norm = setting.max_grad_norm,
+                               .clipping = setting.clipping},
                               shape_.parameter_count())),
         model_(shape_, setting.compute, setting.execution),
         clipper_(plan_, model_, {.method = setting.norm_method}, setting.constant_work) {
@@ -61,6 +64,9 @@ class Engine {
   const plan::PrivacyPlan& plan() const { return plan_; }
   Clipper& clipper() { return clipper_; }
   int64_t parameters() const { return shape_.parameter_count(); }
+  test::OracleGradient oracle(const Example& example) const {
+    return test::oracle_gradient(shape_, weights_, example);
+  }
   // Puts a number into the embedding row of kPoisoned.
   void poison(float bad) {
     weights_[kPoisoned * shape_.width + 3] = bad;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <cmath>
 #include <limits>
 
 #include "tests/privacy/clipper_engine.h"
@@ -56,6 +57,69 @@ TEST(Clipper, AClippedRecordHasTheClippingNorm) {
                     engine.plan().slack())
             << setting << ", example " << e;
     }
+}
+
+// Every way from norms to a sum, by the automatic rule.
+std::vector<Setting> automatic_settings(const std::vector<double>& scales) {
+  std::vector<Setting> settings;
+  for (const double clip : {0.1, 10.0})
+    for (const double scale : scales) {
+      Setting setting{.max_grad_norm = clip, .weight_scale = scale, .clipping = "automatic"};
+      settings.push_back(setting);
+      setting.execution.recompute_layers = true;
+      settings.push_back(setting);
+      setting.execution.recompute_layers = false;
+      setting.constant_work = true;
+      settings.push_back(setting);
+      setting.constant_work = false;
+      setting.numerics = "fp32";
+      for (const std::string method : {"gram", "direct", "materialise"}) {
+        setting.norm_method = method;
+        settings.push_back(setting);
+      }
+    }
+  return settings;
+}
+
+TEST(Clipper, AutomaticSumIsThatOfTheOraclesGradientsOverTheirNormsPlusGamma) {
+  const std::vector<Example> examples = made_examples();
+  const std::vector<int64_t> draw = {0, 6, 5, 8, 7};  // 8 has no targets
+  for (const Setting& setting : automatic_settings({3.0, 1e-3})) {
+    Engine engine(setting);
+    std::vector<double> difference(engine.parameters());
+    double all = 0;
+    for (const int64_t e : {0, 6, 5, 7}) {
+      const test::OracleGradient oracle = engine.oracle(examples[e]);
+      const double factor = setting.max_grad_norm / (oracle.norm + 0.01);
+      for (size_t i = 0; i < difference.size(); ++i) difference[i] += factor * oracle.gradient[i];
+      all += factor * oracle.norm;
+    }
+    const std::vector<int64_t> sum = engine.sum(examples, draw, 2);
+    for (size_t i = 0; i < sum.size(); ++i)
+      difference[i] -= static_cast<double>(sum[i]) * engine.plan().grid();
+    const double relative = 1e-4 + (setting.numerics == "fp32" ? kernels::kGramSlack : 0);
+    const double rounding = 4 * std::sqrt(static_cast<double>(sum.size())) / 2 * engine.plan().grid();
+    EXPECT_GT(all, 10 * rounding) << setting;
+    EXPECT_LE(test::l2(std::span<const double>(difference)), relative * all + rounding) << setting;
+  }
+}
+
+TEST(Clipper, AutomaticKeepsEveryRecordWithinTheSensitivity) {
+  const std::vector<Example> examples = made_examples();
+  for (Setting setting : automatic_settings({3.0, 1e-3, 100.0}))
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
+      for (const bool tied : {true, false}) {
+        setting.compute = compute;
+        setting.tied = tied;
+        Engine engine(setting);
+        for (const float bad : {0.0f, 1e20f, kNan, kInf}) {
+          if (bad != 0) engine.poison(bad);
+          for (const size_t e : {0, 5, 7, 8, 9})
+            EXPECT_LE(engine.norm(engine.sum(std::span(&examples[e], 1), kOne, 1)),
+                      engine.plan().sensitivity())
+                << setting << ", example " << e << ", weight " << bad;
+        }
+      }
 }
 
 TEST(Clipper, NonFiniteWeightsOfARowStayWithinTheSensitivity) {
@@ -120,8 +184,10 @@ TEST(Clipper, AnInsertedRecordChangesTheSumByAtMostTheSensitivity) {
   const std::vector<Example> examples = made_examples();
   for (const std::string numerics : {"exact", "fp32"})
     for (const at::ScalarType compute : {at::kFloat, at::kBFloat16})
-      for (const double clip : kInsertionClips) {
-        const Setting setting{.numerics = numerics, .compute = compute, .max_grad_norm = clip};
+      for (const auto& [clip, clipping] :
+           {std::pair{kInsertionClips[0], "flat"}, {kInsertionClips[1], "flat"}, {1.0, "automatic"}}) {
+        const Setting setting{
+            .numerics = numerics, .compute = compute, .max_grad_norm = clip, .clipping = clipping};
         Engine engine(setting);
         for (const auto& [record, place, change] : insertions(engine, examples))
           EXPECT_LE(engine.norm(change), engine.plan().sensitivity())

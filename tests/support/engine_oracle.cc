@@ -121,6 +121,7 @@ plan::PrivacyPlan make_plan(const PlanChoice& choice, int64_t parameters) {
   plan::PrivacyConfig config;
   config.numerics = choice.numerics;
   config.max_grad_norm = choice.max_grad_norm;
+  config.clipping = choice.clipping;
   config.noise_multiplier = choice.noise_multiplier;
   config.expected_batch_size = choice.expected_batch_size;
   config.sample_rate = 0.1;

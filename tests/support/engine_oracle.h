@@ -55,6 +55,7 @@ data::Microbatch pack(std::span<const Example> examples, std::span<const int64_t
 struct PlanChoice {
   std::string numerics = "exact";
   double max_grad_norm = 1;
+  std::string clipping = "flat";
   double noise_multiplier = 1;
   double expected_batch_size = 8;
   int64_t steps = 10;

@@ -90,7 +90,7 @@ void expect_equal_reports(const fs::path& found_path, const fs::path& expected_p
 
 // Expected values of made_batch() by the oracle.
 void write_oracle_report(const fs::path& path, const plan::Gpt2Shape& shape,
-                         const std::vector<float>& weights, double c) {
+                         const std::vector<float>& weights, double c, const std::string& clipping = "flat") {
   const IntegerTensors batch = made_batch();
   GradientReport report;
   std::vector<double> sum(shape.parameter_count());
@@ -103,7 +103,9 @@ void write_oracle_report(const fs::path& path, const plan::Gpt2Shape& shape,
     const bool empty = example.target_count() == 0;
     const auto oracle = empty ? test::OracleGradient{0, 0, std::vector<double>(sum.size())}
                               : test::oracle_gradient(shape, weights, example);
-    const double factor = empty ? 1 : std::min(1.0, c / oracle.norm);
+    const double factor = clipping == "automatic" ? c / (oracle.norm + 0.01)
+                          : empty                 ? 1
+                                                  : std::min(1.0, c / oracle.norm);
     report.losses.push_back(oracle.loss);
     report.norms.push_back(oracle.norm);
     report.factors.push_back(factor);
@@ -121,12 +123,13 @@ TEST(GradientReport, EqualsAutogradInDoubleForEveryRouteAndMicrobatch) {
     const TemporaryFolder dir;
     model::write_gpt2(dir.path(), shape, weights);
     write_batch(dir / "batch.safetensors", made_batch());
-    for (const double c : {0.5, 1e6}) {
-      write_oracle_report(dir / "expected.safetensors", shape, weights, c);
+    for (const auto& [c, clipping] : {std::pair{0.5, "flat"}, {1e6, "flat"}, {0.5, "automatic"}}) {
+      write_oracle_report(dir / "expected.safetensors", shape, weights, c, clipping);
       for (const char* numerics : {"exact", "fp32"}) {
         for (const int64_t microbatch : {0, 1, 3}) {
-          SCOPED_TRACE(std::string(numerics) + ", microbatch " + std::to_string(microbatch));
-          report_gradients(dir.path(), dir / "batch.safetensors", {c, "flat", numerics, "fp32", microbatch},
+          SCOPED_TRACE(std::string(numerics) + ", microbatch " + std::to_string(microbatch) + ", " +
+                       clipping);
+          report_gradients(dir.path(), dir / "batch.safetensors", {c, clipping, numerics, "fp32", microbatch},
                            dir / "found.safetensors");
           expect_equal_reports(dir / "found.safetensors", dir / "expected.safetensors");
         }
@@ -171,6 +174,11 @@ TEST(GradientReport, ProgramWritesTheReportAndRefusesOtherModels) {
   const auto outcome = run_program(words + " --max_grad_norm 0.5 --microbatch_size 2 2>&1");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_NE(outcome.output.find("NOT PRIVATE"), std::string::npos);
+  expect_equal_reports(dir / "found.safetensors", dir / "expected.safetensors");
+
+  write_oracle_report(dir / "expected.safetensors", kShape, weights, 0.5, "automatic");
+  const auto automatic = run_program(words + " --max_grad_norm 0.5 --clipping automatic 2>&1");
+  ASSERT_EQ(automatic.exit_code, 0) << automatic.output;
   expect_equal_reports(dir / "found.safetensors", dir / "expected.safetensors");
 
   EXPECT_EQ(run_program(words + " 2>/dev/null").exit_code, 2);

@@ -74,6 +74,9 @@ TEST_F(Refusal, OfAnotherPlanDatasetOrStampIsAStateError) {
   changed.config.privacy.noise_multiplier = 0.9;
   expect(changed, 5, "privacy plan");
   changed = options;
+  changed.config.privacy.clipping = "automatic";
+  expect(changed, 5, "privacy plan");
+  changed = options;
   testing::write_dataset(folder_ / "other", made_records(64));  // the same records under another id
   changed.config.data.train = folder_ / "other";
   expect(changed, 5, "belongs to dataset");

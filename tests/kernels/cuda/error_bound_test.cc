@@ -278,7 +278,8 @@ TEST(ClipFactor, IsZeroWhereOneSlotOfANormWasNotWritten) {
       std::vector<double> slots(count, 0.25);
       slots[missing] = unwritten;
       const double squared = ordered_sum(slots.data(), static_cast<int64_t>(count));
-      EXPECT_EQ(factor_of(squared, 1), 0) << "slot " << missing << " of " << count;
+      for (const ClipRule rule : {ClipRule::kFlat, ClipRule::kAutomatic})
+        EXPECT_EQ(factor_of(squared, {1, rule}), 0) << "slot " << missing << " of " << count;
       EXPECT_FALSE(is_certified(gram_result(squared, 0, 0, 1, 8, 8), 10, 8, 8));
     }
 }
@@ -287,8 +288,13 @@ TEST(ClipFactor, BringsEveryFiniteNormToAtMostTheClippingNorm) {
   EXPECT_EQ(factor_of(0, 1), 1);
   EXPECT_EQ(factor_of(1, 1), 1);
   EXPECT_EQ(factor_of(4, 1), 0.5);
+  const Clipping automatic = {0.3, ClipRule::kAutomatic};
+  EXPECT_EQ(factor_of(0, automatic), 0.3 / 0.01);
+  EXPECT_EQ(factor_of(0.25, automatic), 0.3 / 0.51);
+  EXPECT_EQ(factor_of(std::numeric_limits<double>::infinity(), automatic), 0);
   for (double squared = 1e-300; squared < 1e300; squared *= 7)
-    EXPECT_LE(factor_of(squared, 0.3) * std::sqrt(squared), 0.3 * (1 + 1e-15));
+    for (const Clipping& clip : {Clipping(0.3), automatic})
+      EXPECT_LE(factor_of(squared, clip) * std::sqrt(squared), 0.3 * (1 + 1e-15));
 }
 
 }  // namespace

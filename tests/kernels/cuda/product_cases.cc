@@ -353,21 +353,23 @@ void float_sums_are_within_their_bound(Failures& f) {
 }
 
 void factors_and_scales_round_down(Failures& f) {
-  const std::vector<double> squares = {0.25, 1, 4, 9, std::nan(""), std::numeric_limits<double>::infinity(),
-                                       2,    3};
+  const std::vector<double> squares = {0, 1e-8, 4, 9, std::nan(""), std::numeric_limits<double>::infinity(),
+                                       2, 3};
   const std::vector<uint8_t> selected = {1, 1, 1, 1, 1, 1, 0, 1};
   const DeviceArray<double> a{std::span<const double>(squares)};
   const DeviceArray<uint8_t> b{std::span<const uint8_t>(selected)};
   DeviceArray<double> factors(8);
   DeviceArray<float> scales(8);
-  clip_scales(a.data(), b.data(), 8, 1.0, kGridExponent, factors.data(), scales.data(), nullptr);
-  const std::vector<double> factor = factors.to_host();
-  const std::vector<float> scale = scales.to_host();
-  for (size_t i = 0; i < 8; ++i) {
-    const double expected = selected[i] != 0 ? factor_of(squares[i], 1.0) : 0;
-    f.expect(std::abs(factor[i] - expected) <= 1e-15, "factor of ", squares[i], ": ", factor[i]);
-    f.expect(scale[i] <= factor[i] * 0x1p20 && scale[i] >= factor[i] * 0x1p20 * (1 - 0x1p-23), "scale ",
-             scale[i]);
+  for (const Clipping& clip : {Clipping(1), Clipping(1, ClipRule::kAutomatic)}) {
+    clip_scales(a.data(), b.data(), 8, clip, kGridExponent, factors.data(), scales.data(), nullptr);
+    const std::vector<double> factor = factors.to_host();
+    const std::vector<float> scale = scales.to_host();
+    for (size_t i = 0; i < 8; ++i) {
+      const double expected = selected[i] != 0 ? factor_of(squares[i], clip) : 0;
+      f.expect(std::abs(factor[i] - expected) <= 1e-15 * expected, "factor of ", squares[i], ": ", factor[i]);
+      f.expect(scale[i] <= factor[i] * 0x1p20 && scale[i] >= factor[i] * 0x1p20 * (1 - 0x1p-23), "scale ",
+               scale[i]);
+    }
   }
 }
 
