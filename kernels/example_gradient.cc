@@ -46,6 +46,15 @@ std::span<const T> row_gradients_of(const GradientRecords& records, const Embedd
 }  // namespace
 
 std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product) {
+  // Two records of one table would be measured apart and added to the same rows.
+  for (size_t e = 0; e < records.embeddings.size(); ++e)
+    for (size_t other = 0; other < e; ++other) {
+      const EmbeddingRecord &one = records.embeddings[e], &two = records.embeddings[other];
+      DPFA_CHECK(one.token_offset != two.token_offset &&
+                     !(one.position_offset && one.position_offset == two.position_offset) &&
+                     !(one.tied_head && one.tied_head == two.tied_head),
+                 "two embeddings of one table");
+    }
   std::vector<Panel> panels;
   for (size_t k = 0; k < records.linears.size(); ++k) {
     const auto& linear = records.linears[k];

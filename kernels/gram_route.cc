@@ -61,7 +61,7 @@ class Pass {
         rows_(examples_),
         first_slot_(examples_ + 1),
         first_strip_(examples_ + 1),
-        crosses_(examples_, kUnmeasured),
+        crosses_(records.linears.size() * examples_, kUnmeasured),
         panel_squares_(panels_.size() * examples_, kUnmeasured) {
     for (int64_t b = 0; b < examples_; ++b)
       selected_[b] = (selected[b] != 0 || constant_work) && records.length(b) > 0;
@@ -189,7 +189,7 @@ class Pass {
       panel_squares_[part * examples_ + b] =
           sum_of_squares(std::span<const Sum>(out, static_cast<size_t>(panels_[part].elements())));
     } else if (part == kCross) {
-      crosses_[b] = cross_term(k, b);
+      crosses_[k * examples_ + b] = cross_term(k, b);
     } else {
       gram_strip<T>(records_, k, b, part, kWhole, slots_of(k, b), strips_of(k, b));
     }
@@ -219,7 +219,7 @@ class Pass {
     if (const ScatteredRows<T>* rows = tied_rows(k, b)) {
       const double rows_squared = sum_of_squares(std::span<const T>(rows->rows));
       norm.squared += rows_squared;
-      if (!DPFA_PLANT("tied_norm_no_cross")) norm.squared += 2 * crosses_[b];
+      if (!DPFA_PLANT("tied_norm_no_cross")) norm.squared += 2 * crosses_[k * examples_ + b];
       norm.error += 2 * norm.product_error * std::sqrt(rows_squared);
       norm.magnitude += std::sqrt(rows_squared);
     }

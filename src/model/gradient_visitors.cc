@@ -8,6 +8,7 @@
 #include "kernels/example_gradient.h"
 #include "kernels/gemm.h"
 #include "kernels/reducers.h"
+#include "src/base/check.h"
 #include "src/model/gpt2.h"
 
 namespace dpfa::model {
@@ -60,6 +61,8 @@ class RecordStream final : public GradientVisitor {
     visit_(records);
   }
   void embedding(const kernels::EmbeddingRecord& record) override {
+    // With a second table the head would be visited twice, which measures other squares than it adds.
+    DPFA_CHECK(head_ && head_->embeddings.empty(), "a stream of records has one embedding, after the head");
     head_->embeddings.push_back(record);
     visit_(*head_);
   }

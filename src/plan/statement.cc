@@ -196,7 +196,7 @@ std::string PrivacyPlan::statement(const RunFacts& facts) const {
                             (dithered_apart ? ", the others on the same ranks" : ""));
   add_sampling(*this, lines);
   lines.add("noise_multiplier", format_real(noise_multiplier()) + target);
-  lines.add("max_grad_norm", format_real(max_grad_norm()) + " (L2, flat over all trainable parameters)");
+  lines.add("max_grad_norm", format_real(max_grad_norm()) + " (L2, one norm over all trainable parameters)");
   if (clipping() == "automatic")
     lines.add("clipping",
               "automatic: a record's gradient of norm N is multiplied by max_grad_norm / (N + 0.01)");

@@ -14,7 +14,7 @@ inline uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Neighbouring places are this odd number apart, so that they differ in all bits.
+// Between neighbouring places.
 constexpr uint64_t kPlace = 0x9e3779b97f4a7c15u;
 
 // Every compute type is exact in double.

@@ -33,9 +33,9 @@ void vectors_are_the_sums_over_tokens(Failures& f, const ReducerBackend& backend
             magnitude += std::abs(g) * (1 + std::abs(x) + std::abs(mean)) * rstd;
           }
           const size_t i = b * static_cast<size_t>(columns) + static_cast<size_t>(c);
-          const double error = 0x1p-21 * magnitude;  // three roundings in f32
-          f.expect(std::abs(got.bias[i] - sum) <= 0x1p-24 * std::abs(sum) + 1e-12 * magnitude, backend.name,
-                   ": bias ", got.bias[i], " for ", sum);
+          const double error = backend.relative * magnitude;
+          f.expect(std::abs(got.bias[i] - sum) <= backend.relative / 8 * std::abs(sum) + 1e-12 * magnitude,
+                   backend.name, ": bias ", got.bias[i], " for ", sum);
           f.expect(got.shift[i] == got.bias[i], backend.name, ": shift ", got.shift[i], " beside bias ",
                    got.bias[i]);
           f.expect(std::abs(got.gain[i] - gain) <= error, backend.name, ": gain ", got.gain[i], " for ",

@@ -21,6 +21,7 @@ struct VectorGradients {
 
 struct ReducerBackend {
   std::string name;
+  double relative;  // of a sum of three roundings each, to the sum of magnitudes
   // Example b owns rows [offsets[b], offsets[b + 1]).
   std::function<VectorGradients(const NormalisedRows&, const std::vector<int64_t>& offsets)> reduce;
 };

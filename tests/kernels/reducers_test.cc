@@ -40,7 +40,7 @@ void expect(void (*property)(made::Failures&, const made::ReducerBackend&)) {
                                    numbers(rms_norm_gradient(g, x, rstd, offsets))};
     };
     made::Failures failures;
-    property(failures, {c10::toString(type), reduce});
+    property(failures, {c10::toString(type), type == at::kDouble ? 1e-12 : 0x1p-21, reduce});
     EXPECT_EQ(failures.text(), "");
   }
 }
@@ -49,6 +49,30 @@ TEST(Reducers, AreTheSumsOverEachExamplesRows) { expect(made::vectors_are_the_su
 
 TEST(Reducers, GiveAnExampleItsBitsInAnyBatch) {
   expect(made::vectors_of_an_example_have_their_bits_in_any_batch);
+}
+
+// The numbers of the properties above are those of bf16.
+TEST(Reducers, AreTheSumsOfNumbersOfAllBits) {
+  for (const auto type : {at::kDouble, at::kFloat}) {
+    const int64_t rows = kOffsets.back();
+    const at::Tensor g = made(rows, kColumns, 1, type), x = made(rows, kColumns, 2, type);
+    const at::Tensor mean = made(rows, 1, 3, type).view({rows}), rstd = mean.abs();
+    const auto [gain, shift] = layer_norm_gradient(g, x, mean, rstd, kOffsets);
+    const at::Tensor bias = bias_gradient(g, kOffsets), rms = rms_norm_gradient(g, x, rstd, kOffsets);
+    const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble); };
+    const at::Tensor scale = wide(rstd).unsqueeze(1);
+    const at::Tensor terms[] = {wide(g), wide(g) * (wide(x) - wide(mean).unsqueeze(1)) * scale,
+                                wide(g) * wide(x) * scale};
+    const at::Tensor sums[] = {bias, gain, rms};
+    for (int64_t b = 0; b + 1 < static_cast<int64_t>(kOffsets.size()); ++b)
+      for (int k = 0; k < 3; ++k) {
+        const at::Tensor own = terms[k].narrow(0, kOffsets[b], kOffsets[b + 1] - kOffsets[b]);
+        const at::Tensor error = (wide(sums[k][b]) - own.sum(0)).abs();
+        const double relative = type == at::kDouble ? 1e-12 : 0x1p-20;
+        EXPECT_TRUE((error <= relative * (own.abs().sum(0) + own.size(0))).all().item<bool>())
+            << at::toString(type) << ", sum " << k << ", example " << b;
+      }
+  }
 }
 
 TEST(Reducers, GiveAnExampleTheBitsItHasAloneForAnyThreadCount) {

@@ -2,6 +2,7 @@
 // lengths, every route, against one example at a time by automatic differentiation in double over all
 // trained parameters.
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -137,6 +138,22 @@ TEST_P(WholeModel, NormsAndClippedSumAreThoseOfOneRecordAtATimeInDouble) {
 
 TEST_P(WholeModel, NormsAndClippedSumAreThoseOfOneRecordAtATimeInFp32) {
   expect_oracle(at::kFloat, 1e-5, 1e-6);
+}
+
+TEST_P(WholeModel, HasTheSameBitsWithTwoThreadsInEveryRoute) {
+  const double clip = made().largest_norm() / 2;
+  for (const auto type : {at::kDouble, at::kFloat}) {
+    const ModelPass all = pass(all_examples(made().model), type);
+    for (const char* route : kRoutes) {
+      const ClippedSum one = all.clipped_sum(route, clip);
+      omp_set_num_threads(2);
+      const ClippedSum two = all.clipped_sum(route, clip);
+      omp_set_num_threads(1);
+      EXPECT_TRUE(at::equal(one.values, two.values)) << route;
+      for (size_t b = 0; b < one.outcomes.size(); ++b)
+        EXPECT_EQ(one.outcomes[b].norm, two.outcomes[b].norm) << route << ", example " << b;
+    }
+  }
 }
 
 TEST_P(WholeModel, OneRecordChangesTheSumByAtMostTheClippingNormInDouble) {

@@ -31,7 +31,7 @@ VectorGradients reduce(const NormalisedRows& rows, const std::vector<int64_t>& o
 }
 
 Case of_every_backend(const char* name, void (*property)(Failures&, const ReducerBackend&)) {
-  return {name, [property](Failures& f) { property(f, {"CUDA", reduce}); }};
+  return {name, [property](Failures& f) { property(f, {"CUDA", 0x1p-21, reduce}); }};
 }
 
 void vectors_and_positions_are_measured_and_added_as_integers(Failures& f) {
