@@ -43,10 +43,8 @@ std::span<const T> row_gradients_of(const GradientRecords& records, const Embedd
           static_cast<size_t>(records.length(example) * rows.size(1))};
 }
 
-}  // namespace
-
-std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product) {
-  // Two records of one table would be measured apart and added to the same rows.
+// Two records of one table would be measured apart and added to the same rows.
+void refuse_shared_tables(const GradientRecords& records) {
   for (size_t e = 0; e < records.embeddings.size(); ++e)
     for (size_t other = 0; other < e; ++other) {
       const EmbeddingRecord &one = records.embeddings[e], &two = records.embeddings[other];
@@ -55,6 +53,12 @@ std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarT
                      !(one.tied_head && one.tied_head == two.tied_head),
                  "two embeddings of one table");
     }
+}
+
+}  // namespace
+
+std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product) {
+  refuse_shared_tables(records);
   std::vector<Panel> panels;
   for (size_t k = 0; k < records.linears.size(); ++k) {
     const auto& linear = records.linears[k];

@@ -27,7 +27,8 @@ struct Panel {
 
   int64_t elements() const { return rows * columns; }
 };
-// `product`: the type of the panels, whose size the second-level cache bounds.
+// `product`: the type of the panels, whose size the second-level cache bounds. Every route begins here:
+// throws InternalError where two embeddings are of one table.
 std::vector<Panel> split_into_panels(const GradientRecords& records, at::ScalarType product);
 
 // Adds factor x values (panel.rows, panel.columns) to the sink where the panel lies in the flat parameter

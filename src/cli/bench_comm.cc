@@ -131,17 +131,18 @@ class CommBench {
         plain_(world, layout_.bits) {}
 
   std::vector<BenchResult> run() {
+    if (spec_.mode != "plaintext") {
+      const auto session = [&] { return agree(world_, static_cast<int>(spec_.colluding_ranks)); };
+      keys_.emplace(session());
+      masked_.emplace(world_, layout_.bits, session());
+    }
     if (spec_.mode == "masked") {
-      keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
-      masked_.emplace(world_, layout_.bits, agree(world_, static_cast<int>(spec_.colluding_ranks)));
       secure_sums("comm/masked", [&] { return contribution_.release(step_); });
       secure_sums("comm/masked-without-noise", [] { return Contribution::gradient; });
       beside_floats();
       masks_alone();
       ciphers();
     } else if (spec_.mode == "release") {
-      keys_.emplace(agree(world_, static_cast<int>(spec_.colluding_ranks)));
-      masked_.emplace(world_, layout_.bits, agree(world_, static_cast<int>(spec_.colluding_ranks)));
       release();
     } else {
       plain_sums();
