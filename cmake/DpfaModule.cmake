@@ -1,4 +1,5 @@
-# dpfa_library(NAME SOURCES ... [DEPENDS ...] [PLANTED])  static library dpfa_NAME, alias dpfa::NAME
+# dpfa_library(NAME SOURCES ... [DEPENDS ...] [PLANTED] [HEADERS ... | HEADERS_OF library])  static library dpfa_NAME, alias
+#   dpfa::NAME; HEADERS are precompiled for it and for those that name it as HEADERS_OF
 # dpfa_test(NAME SOURCES ... DEPENDS ... [LABELS ...] [ENVIRONMENT ...])  GoogleTest program, CTest name NAME
 # dpfa_planted_bug(PLANT PROGRAM target TEST Suite.Case [VARIANT word] [RANKS n])  CTest PROGRAM.planted.PLANT[.VARIANT]: that
 #   case of a test program linked with the _planted libraries, under mpirun where RANKS is given, passes with the bug
@@ -29,15 +30,24 @@ macro(dpfa_cuda_launcher)
 endmacro()
 
 function(dpfa_library name)
-  cmake_parse_arguments(ARG "PLANTED" "" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "PLANTED" "HEADERS_OF" "SOURCES;DEPENDS;HEADERS" ${ARGN})
   add_library(dpfa_${name} STATIC ${ARG_SOURCES})
   add_library(dpfa::${name} ALIAS dpfa_${name})
   dpfa_set_options(dpfa_${name})
   target_link_libraries(dpfa_${name} PUBLIC ${ARG_DEPENDS})
+  if(ARG_HEADERS)
+    target_precompile_headers(dpfa_${name} PRIVATE ${ARG_HEADERS})
+    set(ARG_HEADERS_OF ${name})
+  elseif(ARG_HEADERS_OF)
+    target_precompile_headers(dpfa_${name} REUSE_FROM dpfa_${ARG_HEADERS_OF})
+  endif()
   if(ARG_PLANTED AND DPFA_TESTS)
     add_library(dpfa_${name}_planted STATIC EXCLUDE_FROM_ALL ${ARG_SOURCES})
     dpfa_set_options(dpfa_${name}_planted)
     target_compile_definitions(dpfa_${name}_planted PUBLIC DPFA_PLANTS=1)
+    if(ARG_HEADERS_OF)
+      target_precompile_headers(dpfa_${name}_planted REUSE_FROM dpfa_${ARG_HEADERS_OF})
+    endif()
     set(planted_depends)
     foreach(dependency ${ARG_DEPENDS})
       string(REPLACE "dpfa::" "dpfa_" plain ${dependency})
@@ -51,10 +61,16 @@ function(dpfa_library name)
   endif()
 endfunction()
 
-# Programs that see LibTorch's headers: they take the precompiled ones, which were made for a library.
-function(dpfa_use_torch_header target)
-  target_compile_options(${target} PRIVATE -fPIC)
-  target_precompile_headers(${target} REUSE_FROM dpfa_kernels)
+# The first test of a kind (torch or json) owns the precompiled headers of its kind: GCC takes them for targets with at
+# least the definitions of the owner.
+function(dpfa_use_test_headers name kind)
+  get_property(owner GLOBAL PROPERTY DPFA_TEST_HEADERS_${kind})
+  if(owner)
+    target_precompile_headers(${name} REUSE_FROM ${owner})
+  else()
+    target_precompile_headers(${name} PRIVATE <gtest/gtest.h> ${ARGN})
+    set_property(GLOBAL PROPERTY DPFA_TEST_HEADERS_${kind} ${name})
+  endif()
 endfunction()
 
 function(dpfa_test_program name)
@@ -62,11 +78,12 @@ function(dpfa_test_program name)
   add_executable(${name} ${ARG_SOURCES})
   dpfa_set_options(${name})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest)
+  # GoogleTest's templates take longer to optimise than tests take to run; what they test is optimised in full.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   if("${ARG_DEPENDS}" MATCHES "dpfa(::|_)(kernels|model|device|privacy|train|inference)(_planted)?(;|$)")
-    dpfa_use_torch_header(${name})
-  else()
-    # GoogleTest's templates take longer to optimise than tests take to run; what they test is optimised in full.
-    target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+    dpfa_use_test_headers(${name} torch <ATen/ATen.h> <nlohmann/json.hpp>)
+  elseif("${ARG_DEPENDS}" MATCHES "dpfa(::|_)(accounting|plan)")
+    dpfa_use_test_headers(${name} json <nlohmann/json.hpp>)
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
 endfunction()
