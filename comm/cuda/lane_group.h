@@ -95,8 +95,8 @@ DPFA_LANE void mask_words(const MaskKey* keys, int key_count, uint64_t nonce, ui
     DPFA_UNROLL
     for (int block = 0; block < kBlocks; ++block) {
       uint32_t stream[16];
-      random_internal::chacha20<random_internal::ScalarLane>(
-          {keys[key].words, nonce}, first_block + static_cast<uint64_t>(block), 0u, stream);
+      random_internal::words_of_block({keys[key].words, nonce}, first_block + static_cast<uint64_t>(block),
+                                      stream);
       DPFA_UNROLL
       for (int w = 0; w < kWordsOfBlock; ++w) {
         Word mask = stream[w * kBlocks];

@@ -17,7 +17,7 @@
 namespace dpfa::cli {
 namespace {
 
-constexpr int64_t kChunk = 4096;
+constexpr int64_t kChunk = 1024;  // as the noise of a step (kernels/noise.cc)
 
 // Calls fill(first, count) for chunks of `elements`, by all threads.
 template <typename Fill>

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "src/base/random/chacha20_rounds_avx2.h"
 #include "src/base/random/lanes.h"
 
 namespace dpfa::random_internal {
@@ -50,6 +51,9 @@ struct Avx2 {
 
   DPFA_LANE static U32 add(U32 a, U32 b) { return _mm256_add_epi32(a, b); }
   DPFA_LANE static U32 bit_xor(U32 a, U32 b) { return _mm256_xor_si256(a, b); }
+  DPFA_LANE static void chacha20_rounds(const U32 (&input)[16], int double_rounds, U32 (&x)[16]) {
+    chacha20_rounds_avx2(input, double_rounds, x);
+  }
   template <int kBits>
   DPFA_LANE static U32 rotate(U32 a) {
     if constexpr (kBits == 16) {
@@ -102,8 +106,50 @@ struct Avx2 {
   }
 };
 
+__m256i load_two(const __m128i* low, const __m128i* high) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
+}
+
+__m256i less_unsigned(__m256i a, __m256i b) {
+  const __m256i sign = Avx2::set64(uint64_t{1} << 63);
+  return _mm256_cmpgt_epi64(_mm256_xor_si256(b, sign), _mm256_xor_si256(a, sign));
+}
+
+// Four draws at once; the steps are those of alias_draw.h. A row is one load of 16 bytes: gathers are slower.
+void vector_draws(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x) {
+  const __m128i shift = _mm_cvtsi32_si128(64 - bits);
+  const __m256i below_row = Avx2::set64(~uint64_t{0} >> bits);
+  for (size_t i = 0; i < count; i += 4, words += 16) {
+    const auto row_of = [&](size_t draw) {
+      const uint64_t high = words[4 * draw + 2] | uint64_t{words[4 * draw + 3]} << 32;
+      return reinterpret_cast<const __m128i*>(table + 2 * (high >> (64 - bits)));
+    };
+    const __m256i rows01 = load_two(row_of(0), row_of(1)), rows23 = load_two(row_of(2), row_of(3));
+    const __m256i draws01 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+    const __m256i draws23 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8));
+    // From here on the draws are in the order 0 2 1 3.
+    const __m256i low = _mm256_unpacklo_epi64(draws01, draws23),
+                  high = _mm256_unpackhi_epi64(draws01, draws23);
+    const __m256i row_low = _mm256_unpacklo_epi64(rows01, rows23);
+    const __m256i row_high = _mm256_unpackhi_epi64(rows01, rows23);
+    const __m256i place = _mm256_and_si256(high, below_row), border = _mm256_and_si256(row_high, below_row);
+    const __m256i tie = _mm256_and_si256(_mm256_cmpeq_epi64(place, border), less_unsigned(low, row_low));
+    const __m256i own = _mm256_or_si256(less_unsigned(place, border), tie);
+    const __m256i value = _mm256_srl_epi64(_mm256_blendv_epi8(row_high, high, own), shift);
+    const __m256i sign = _mm256_sub_epi64(_mm256_setzero_si256(), _mm256_and_si256(low, Avx2::set64(1)));
+    const __m256i draws = _mm256_sub_epi64(_mm256_xor_si256(value, sign), sign);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + i), _mm256_permute4x64_epi64(draws, 0b11'01'10'00));
+  }
+}
+
+constexpr Backend backend() {
+  Backend result = backend_of<Avx2>();
+  result.discrete_draws = vector_draws;
+  return result;
+}
+
 }  // namespace
 
-constexpr Backend kAvx2Backend = backend_of<Avx2>();
+constexpr Backend kAvx2Backend = backend();
 
 }  // namespace dpfa::random_internal

@@ -29,33 +29,47 @@ DPFA_LANE void quarter_round(typename V::U32& a, typename V::U32& b, typename V:
   b = V::template rotate<7>(V::bit_xor(b, c));
 }
 
-// RFC 8439 section 2.3 in every lane: lane l computes block first_block + counters[l].
+// The state that RFC 8439 section 2.3 begins a block with, in every lane.
 template <class V>
-DPFA_LANE void chacha20(const Stream& stream, uint64_t first_block, typename V::U32 counters,
-                        typename V::U32 (&x)[16]) {
-  const typename V::U32 counter = V::add(V::set(static_cast<uint32_t>(first_block)), counters);
-  const uint32_t nonce[3] = {static_cast<uint32_t>(first_block >> 32), static_cast<uint32_t>(stream.step),
-                             static_cast<uint32_t>(stream.step >> 32)};
-  const uint32_t constant[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
-  for (int i = 0; i < 4; ++i) x[i] = V::set(constant[i]);
-  for (int i = 0; i < 8; ++i) x[4 + i] = V::set(stream.key[i]);
-  x[12] = counter;
-  for (int i = 0; i < 3; ++i) x[13 + i] = V::set(nonce[i]);
-  const int double_rounds = DPFA_PLANT("one_round_cipher") ? 1 : 10;
-  for (int round = 0; round < double_rounds; ++round) {
-    quarter_round<V>(x[0], x[4], x[8], x[12]);
-    quarter_round<V>(x[1], x[5], x[9], x[13]);
-    quarter_round<V>(x[2], x[6], x[10], x[14]);
-    quarter_round<V>(x[3], x[7], x[11], x[15]);
-    quarter_round<V>(x[0], x[5], x[10], x[15]);
-    quarter_round<V>(x[1], x[6], x[11], x[12]);
-    quarter_round<V>(x[2], x[7], x[8], x[13]);
-    quarter_round<V>(x[3], x[4], x[9], x[14]);
+struct ChaCha20Input {
+  typename V::U32 word[16];
+
+  // All but the counter, which set_block() adds.
+  DPFA_LANE explicit ChaCha20Input(const Stream& stream) {
+    const uint32_t constant[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
+    for (int i = 0; i < 4; ++i) word[i] = V::set(constant[i]);
+    for (int i = 0; i < 8; ++i) word[4 + i] = V::set(stream.key[i]);
+    word[14] = V::set(static_cast<uint32_t>(stream.step));
+    word[15] = V::set(static_cast<uint32_t>(stream.step >> 32));
   }
-  for (int i = 0; i < 4; ++i) x[i] = V::add(x[i], V::set(constant[i]));
-  for (int i = 0; i < 8; ++i) x[4 + i] = V::add(x[4 + i], V::set(stream.key[i]));
-  x[12] = V::add(x[12], counter);
-  for (int i = 0; i < 3; ++i) x[13 + i] = V::add(x[13 + i], V::set(nonce[i]));
+
+  // Lane l becomes block first_block + counters[l].
+  DPFA_LANE void set_block(uint64_t first_block, typename V::U32 counters) {
+    word[12] = V::add(V::set(static_cast<uint32_t>(first_block)), counters);
+    word[13] = V::set(static_cast<uint32_t>(first_block >> 32));
+  }
+};
+
+// The block of RFC 8439 section 2.3 in every lane: x[i] is word i.
+template <class V>
+DPFA_LANE void chacha20(const ChaCha20Input<V>& input, typename V::U32 (&x)[16]) {
+  const int double_rounds = DPFA_PLANT("one_round_cipher") ? 1 : 10;
+  if constexpr (requires { V::chacha20_rounds(input.word, double_rounds, x); }) {
+    V::chacha20_rounds(input.word, double_rounds, x);
+  } else {
+    for (int i = 0; i < 16; ++i) x[i] = input.word[i];
+    for (int round = 0; round < double_rounds; ++round) {
+      quarter_round<V>(x[0], x[4], x[8], x[12]);
+      quarter_round<V>(x[1], x[5], x[9], x[13]);
+      quarter_round<V>(x[2], x[6], x[10], x[14]);
+      quarter_round<V>(x[3], x[7], x[11], x[15]);
+      quarter_round<V>(x[0], x[5], x[10], x[15]);
+      quarter_round<V>(x[1], x[6], x[11], x[12]);
+      quarter_round<V>(x[2], x[7], x[8], x[13]);
+      quarter_round<V>(x[3], x[4], x[9], x[14]);
+    }
+    for (int i = 0; i < 16; ++i) x[i] = V::add(x[i], input.word[i]);
+  }
 }
 
 // Philox4x32-10 (Salmon et al. 2011) in every lane, counter (low, high, step low, step high).

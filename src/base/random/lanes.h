@@ -86,10 +86,12 @@ DPFA_LANE void emit(const typename V::U32* w, double* out) {
 
 template <class V>
 void chacha20_normals(const Stream& stream, uint64_t first_group, size_t groups, double* out) {
+  ChaCha20Input<V> input(stream);
   for (size_t g = 0; g < groups; ++g, out += kGroupNormals)
     for (size_t lane = 0; lane < kGroupBlocks; lane += V::kLanes) {
+      input.set_block((first_group + g) * kGroupBlocks + lane, V::join_order());
       typename V::U32 x[16];
-      chacha20<V>(stream, (first_group + g) * kGroupBlocks + lane, V::join_order(), x);
+      chacha20<V>(input, x);
       for (size_t pair = 0; pair < 4; ++pair) emit<V>(x + 4 * pair, out + 2 * kGroupBlocks * pair + lane);
     }
 }
@@ -107,10 +109,12 @@ void philox_normals(const Stream& stream, uint64_t first_group, size_t groups, d
 
 template <class V>
 void chacha20_words(const Stream& stream, uint64_t first_group, size_t groups, uint32_t* out) {
+  ChaCha20Input<V> input(stream);
   for (size_t g = 0; g < groups; ++g)
     for (size_t lane = 0; lane < kGroupBlocks; lane += V::kLanes, out += 16 * V::kLanes) {
+      input.set_block((first_group + g) * kGroupBlocks + lane, V::natural_order());
       typename V::U32 x[16];
-      chacha20<V>(stream, (first_group + g) * kGroupBlocks + lane, V::natural_order(), x);
+      chacha20<V>(input, x);
       V::store_blocks(out, x);
     }
 }

@@ -67,6 +67,13 @@ struct ScalarLane {
   DPFA_LANE static F64 select_by_bit62(U64 bits, F64 a, F64 b) { return bits >> 62 & 1 ? b : a; }
 };
 
+// The words of ChaCha20 block `block`.
+DPFA_LANE void words_of_block(const Stream& stream, uint64_t block, uint32_t (&words)[16]) {
+  ChaCha20Input<ScalarLane> input(stream);
+  input.set_block(block, 0u);
+  chacha20<ScalarLane>(input, words);
+}
+
 // The eight normals of ChaCha20 block `block`, or of the four Philox counters in its place: numbers
 // 128 (block / 16) + 16 n + block % 16 of the stream for n = 0..7 (layout in normal.h).
 inline constexpr int kNormalsOfBlock = 8;
@@ -75,7 +82,7 @@ template <bool kChaCha>
 DPFA_LANE void normals_of_block(const Stream& stream, uint64_t block, double (&normals)[kNormalsOfBlock]) {
   uint32_t words[16];
   if constexpr (kChaCha) {
-    chacha20<ScalarLane>(stream, block, 0u, words);
+    words_of_block(stream, block, words);
   } else {
     for (int pair = 0; pair < 4; ++pair) {
       uint32_t quarter[4];

@@ -32,7 +32,7 @@ DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* l
   uint32_t sum = 0;
   for (uint64_t block = 0; block < 4 * levels; ++block) {
     uint32_t words[16];
-    chacha20<ScalarLane>({share.noise_key, share.draw}, first_block + block, 0u, words);
+    words_of_block({share.noise_key, share.draw}, first_block + block, words);
     for (int draw = 0; draw < 4; ++draw) {
       const uint32_t* w = words + 4 * draw;
       const int64_t x =
@@ -52,8 +52,7 @@ DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* l
 DPFA_LANE void add_cut_sums(const ShareTables& share, uint64_t first, const int64_t* sum, int count,
                             uint32_t* lanes, int stride) {
   uint32_t words[16] = {};
-  if (share.dither_shift != 0)
-    chacha20<ScalarLane>({share.dither_key, share.draw}, first / kShareLanes, 0u, words);
+  if (share.dither_shift != 0) words_of_block({share.dither_key, share.draw}, first / kShareLanes, words);
   DPFA_UNROLL
   for (int i = 0; i < kShareLanes; ++i) {
     uint32_t lane = 0;
