@@ -64,6 +64,15 @@ Row row_of(const DiscreteGaussian& law, size_t r) {
   return {static_cast<size_t>(row >> (128 - bits)), row << bits >> bits};
 }
 
+// What the header says that 128 bits draw from the table.
+int64_t value_of(const DiscreteGaussian& law, Uint128 draw) {
+  const int bits = std::countr_zero(law.rows());
+  const size_t r = static_cast<size_t>(draw >> (128 - bits));
+  const Row row = row_of(law, r);
+  const auto x = static_cast<int64_t>((draw << bits >> bits) < row.border ? r : row.alias);
+  return draw % 2 == 1 ? -x : x;
+}
+
 // P(|x| = k) of the table in units of 2^-127, for k from 0 on.
 std::vector<Uint128> masses_of(const DiscreteGaussian& law) {
   const size_t rows = law.rows();
@@ -194,17 +203,43 @@ TEST(DiscreteGaussian, SamplesOfEveryInstructionSetAreTheDocumentedFunctionOfThe
         for (size_t l = 0; l < levels; ++l) {
           Uint128 draw = 0;
           for (size_t j = 4; j-- > 0;) draw = draw << 32 | words[4 * (i * levels + l) + j];
-          const int bits = std::countr_zero(law.rows());
-          const size_t r = static_cast<size_t>(draw >> (128 - bits));
-          const Row row = row_of(law, r);
-          const auto x = static_cast<int64_t>((draw << bits >> bits) < row.border ? r : row.alias);
-          expected[i] += law.weights()[l] * (draw % 2 == 1 ? -x : x);
+          expected[i] += law.weights()[l] * value_of(law, draw);
         }
       for (const CpuPath path : available_cpu_paths()) {
         set_cpu_path(path);
         EXPECT_EQ(samples(law, 7, first, expected.size()), expected) << stddev << ", " << to_string(path);
       }
     }
+  }
+  set_cpu_path(available_cpu_paths().back());
+}
+
+// Where the upper words of a draw and its row's border agree the lower ones decide: chance finds none of
+// these.
+TEST(DiscreteGaussian, DrawsBesideABorderAreThoseOfEveryInstructionSet) {
+  const DiscreteGaussian law(1000);
+  const int bits = std::countr_zero(law.rows());
+  std::vector<uint64_t> table;
+  std::vector<uint32_t> words;
+  std::vector<int64_t> expected;
+  for (size_t r = 0; r < law.rows(); ++r) {
+    table.push_back(static_cast<uint64_t>(law.row(r)));
+    table.push_back(static_cast<uint64_t>(law.row(r) >> 64));
+    const Uint128 border = row_of(law, r).border, row = Uint128{r} << (128 - bits);
+    for (const int bit : {0, 1, 31, 32, 62, 63, 64, 65})
+      for (const Uint128 place :
+           {border, border - 1, border ^ Uint128{1} << bit, border + (Uint128{1} << bit)}) {
+        const Uint128 draw = row | (place << bits >> bits);
+        for (int w = 0; w < 4; ++w) words.push_back(static_cast<uint32_t>(draw >> 32 * w));
+        expected.push_back(value_of(law, draw));
+      }
+  }
+  for (const CpuPath path : available_cpu_paths()) {
+    set_cpu_path(path);
+    std::vector<int64_t> drawn(expected.size());
+    random_internal::active_backend().discrete_draws(table.data(), bits, words.data(), drawn.size(),
+                                                     drawn.data());
+    EXPECT_EQ(drawn, expected) << to_string(path);
   }
   set_cpu_path(available_cpu_paths().back());
 }
