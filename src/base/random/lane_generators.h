@@ -50,7 +50,8 @@ struct ChaCha20Input {
   }
 };
 
-// The block of RFC 8439 section 2.3 in every lane: x[i] is word i.
+// The block of RFC 8439 section 2.3 in every lane: x[i] is word i. A set of operations may bring its own
+// rounds.
 template <class V>
 DPFA_LANE void chacha20(const ChaCha20Input<V>& input, typename V::U32 (&x)[16]) {
   const int double_rounds = DPFA_PLANT("one_round_cipher") ? 1 : 10;
