@@ -54,18 +54,6 @@ struct Avx2 {
   DPFA_LANE static void chacha20_rounds(const U32 (&input)[16], int double_rounds, U32 (&x)[16]) {
     chacha20_rounds_avx2(input, double_rounds, x);
   }
-  template <int kBits>
-  DPFA_LANE static U32 rotate(U32 a) {
-    if constexpr (kBits == 16) {
-      return _mm256_shuffle_epi8(a, _mm256_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2, 13,
-                                                    12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2));
-    } else if constexpr (kBits == 8) {
-      return _mm256_shuffle_epi8(a, _mm256_set_epi8(14, 13, 12, 15, 10, 9, 8, 11, 6, 5, 4, 7, 2, 1, 0, 3, 14,
-                                                    13, 12, 15, 10, 9, 8, 11, 6, 5, 4, 7, 2, 1, 0, 3));
-    } else {
-      return _mm256_or_si256(_mm256_slli_epi32(a, kBits), _mm256_srli_epi32(a, 32 - kBits));
-    }
-  }
   DPFA_LANE static void multiply(U32 a, uint32_t factor, U32& high, U32& low) {
     const __m256i m = set(factor);
     const __m256i even = _mm256_mul_epu32(a, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
@@ -142,14 +130,8 @@ void vector_draws(const uint64_t* table, int bits, const uint32_t* words, size_t
   }
 }
 
-constexpr Backend backend() {
-  Backend result = backend_of<Avx2>();
-  result.discrete_draws = vector_draws;
-  return result;
-}
-
 }  // namespace
 
-constexpr Backend kAvx2Backend = backend();
+constexpr Backend kAvx2Backend = backend_of<Avx2>(vector_draws);
 
 }  // namespace dpfa::random_internal

@@ -116,14 +116,8 @@ void gathered_draws(const uint64_t* table, int bits, const uint32_t* words, size
   }
 }
 
-constexpr Backend backend() {
-  Backend result = backend_of<Avx512>();
-  result.discrete_draws = gathered_draws;
-  return result;
-}
-
 }  // namespace
 
-constexpr Backend kAvx512Backend = backend();
+constexpr Backend kAvx512Backend = backend_of<Avx512>(gathered_draws);
 
 }  // namespace dpfa::random_internal

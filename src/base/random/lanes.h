@@ -137,8 +137,8 @@ void discrete_draws(const uint64_t* table, int bits, const uint32_t* words, size
 }
 
 template <class V>
-constexpr Backend backend_of() {
-  return {chacha20_words<V>, chacha20_normals<V>, philox_normals<V>, box_muller_array<V>, discrete_draws<V>};
+constexpr Backend backend_of(decltype(Backend::discrete_draws) draws = discrete_draws<V>) {
+  return {chacha20_words<V>, chacha20_normals<V>, philox_normals<V>, box_muller_array<V>, draws};
 }
 
 }  // namespace
