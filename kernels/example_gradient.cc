@@ -12,10 +12,8 @@
 namespace dpfa::kernels {
 namespace {
 
-// A panel stays in the second-level cache between the product and the sums. f32: one block of rows of
-// multiply_transposed_tile, 192 KB. Otherwise at::mm forms it, which wants more rows at a time.
-constexpr int64_t kTileRows = 64;
-constexpr int64_t kTileColumns = 768;
+// A panel stays in the second-level cache between the product and the sums. f32: a tile of
+// multiply_transposed_tile. Otherwise at::mm forms it, which wants more rows at a time.
 constexpr int64_t kPanelElements = 393216;
 constexpr int64_t kPanelRowMultiple = 16;
 

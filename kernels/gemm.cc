@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -15,13 +14,14 @@
 namespace dpfa::kernels {
 namespace {
 
-// A packed panel of b (kDepth x kColumns) or block of a^T (kRows x kDepth) stays in the second-level cache
-// while the kernel runs over it.
+// A packed panel of b (kDepth x kColumns) stays in the second-level cache while the kernel runs over it.
 constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 64;
-constexpr int64_t kWideColumns = 128;  // where b is read in place
 constexpr int64_t kDepth = 768;
-constexpr int64_t kSquare = 16;  // rows and columns of a block that is turned at a time: one cache line
+// Of a^T b both operands are packed: a panel of b (kTileDepth x kColumns), every block of rows of a^T, and
+// the tile of the product stay in a second-level cache of 512 KB. Read in place, rows of b at a stride of 4
+// KiB would all take the same few lines of the first-level cache.
+constexpr int64_t kTileDepth = 384;
 constexpr int64_t kSerialWork =
     1 << 20;  // multiply-adds below which one thread is done before others wake up
 constexpr int64_t kRowsPerTask = 2 * kRows;  // at least: a task packs its panel of b itself
@@ -55,40 +55,45 @@ class Space {
 };
 
 float* packing_space() {
-  static thread_local Space space(kDepth * std::max(kRows, kColumns));
+  static thread_local Space space(std::max(kDepth * kColumns, kTileDepth * kTileRows));
   return space.data();
 }
 
-// For an operand that is widened, and for the product of one chunk of a Gram tile.
-float* widening_space() {
-  static thread_local Space space(kDepth * kWideColumns);
+// For the second operand where both are packed, and for the product of one chunk of a Gram tile.
+float* second_space() {
+  static thread_local Space space(std::max(kTileDepth * kColumns, kRows * (kGramTile + kGramDepth)));
   return space.data();
 }
 
-// to (rows, columns) with row stride `columns` = from (columns, rows)^T with row stride `stride`.
+// to (rows, columns) with row stride `columns` = from (columns, rows)^T with row stride `stride`. Few rows of
+// `from` at a time: at a stride of 4 KiB more of them would drive each other out of the first-level cache.
 template <typename T>
 void pack_transposed(const T* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
-  for (int64_t r0 = 0; r0 < rows; r0 += kSquare) {
-    const int64_t r1 = std::min(rows, r0 + kSquare);
-    for (int64_t c0 = 0; c0 < columns; c0 += kSquare) {
-      const int64_t c1 = std::min(columns, c0 + kSquare);
+  constexpr int64_t kStrip = 64;
+  constexpr std::integral_constant<int64_t, 4> kGroup;
+  for (int64_t r0 = 0; r0 < rows; r0 += kStrip) {
+    const int64_t r1 = std::min(rows, r0 + kStrip);
+    const auto turn = [&](int64_t c0, auto group) {
       for (int64_t r = r0; r < r1; ++r)
-        for (int64_t c = c0; c < c1; ++c) to[r * columns + c] = static_cast<float>(from[c * stride + r]);
-    }
+        for (int64_t c = 0; c < group; ++c)
+          to[r * columns + c0 + c] = static_cast<float>(from[(c0 + c) * stride + r]);
+    };
+    int64_t c0 = 0;
+    for (; c0 + kGroup <= columns; c0 += kGroup) turn(c0, kGroup);
+    if (c0 < columns) turn(c0, columns - c0);
   }
 }
 
 // to (rows, columns), compact = from (rows, columns) with row stride `stride`.
-void widen(const c10::BFloat16* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+template <typename T>
+void pack_rows(const T* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = static_cast<float>(from[r * stride + c]);
 }
 
 void pack(const Matrix& b, int64_t row, int64_t rows, int64_t column, int64_t columns, float* to) {
   if (b.transposed) return pack_transposed(b.data + column * b.stride + row, b.stride, rows, columns, to);
-  for (int64_t r = 0; r < rows; ++r)
-    std::memcpy(to + r * columns, b.data + (row + r) * b.stride + column,
-                static_cast<size_t>(columns) * sizeof(float));
+  pack_rows(b.data + row * b.stride + column, b.stride, rows, columns, to);
 }
 
 // Rows [first, last) of one panel of columns of out.
@@ -139,48 +144,38 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor& out, const a
   }
 }
 
-void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride,
-                              const float* b, int64_t b_stride, bool accumulate, float* out,
-                              int64_t out_stride) {
-  float* packed = packing_space();
-  for (int64_t i = 0; i < m; i += kRows) {
-    const int64_t rows = std::min(kRows, m - i);
-    for (int64_t t = 0; t < k; t += kDepth) {
-      const int64_t depth = std::min(kDepth, k - t);
-      pack_transposed(a + t * a_stride + i, a_stride, rows, depth, packed);
-      for (int64_t j = 0; j < n; j += kWideColumns)
-        at::native::cpublas::brgemm(rows, std::min(kWideColumns, n - j), depth, depth, b_stride, out_stride,
-                                    accumulate || t > 0, packed, b + t * b_stride + j,
-                                    out + i * out_stride + j);
-    }
-  }
-}
-
-void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const c10::BFloat16* a, int64_t a_stride,
-                              const c10::BFloat16* b, int64_t b_stride, bool accumulate, float* out,
-                              int64_t out_stride) {
-  float *packed = packing_space(), *wide = widening_space();
-  for (int64_t i = 0; i < m; i += kRows) {
-    const int64_t rows = std::min(kRows, m - i);
-    for (int64_t t = 0; t < k; t += kDepth) {
-      const int64_t depth = std::min(kDepth, k - t);
-      pack_transposed(a + t * a_stride + i, a_stride, rows, depth, packed);
-      for (int64_t j = 0; j < n; j += kWideColumns) {
-        const int64_t columns = std::min(kWideColumns, n - j);
-        widen(b + t * b_stride + j, b_stride, depth, columns, wide);
-        at::native::cpublas::brgemm(rows, columns, depth, depth, columns, out_stride, accumulate || t > 0,
-                                    packed, wide, out + i * out_stride + j);
+template <typename T>
+void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_stride, const T* b,
+                              int64_t b_stride, bool accumulate, float* out, int64_t out_stride) {
+  float *packed = packing_space(), *panel = second_space();
+  for (int64_t first = 0; first < m; first += kTileRows) {
+    const int64_t last = std::min(m, first + kTileRows);
+    for (int64_t t = 0; t < k; t += kTileDepth) {
+      const int64_t depth = std::min(kTileDepth, k - t);
+      pack_transposed(a + t * a_stride + first, a_stride, last - first, depth, packed);
+      for (int64_t j = 0; j < n; j += kColumns) {
+        const int64_t columns = std::min(kColumns, n - j);
+        pack_rows(b + t * b_stride + j, b_stride, depth, columns, panel);
+        for (int64_t i = first; i < last; i += kRows)
+          at::native::cpublas::brgemm(std::min(kRows, last - i), columns, depth, depth, columns, out_stride,
+                                      accumulate || t > 0, packed + (i - first) * depth, panel,
+                                      out + i * out_stride + j);
       }
     }
   }
 }
+template void multiply_transposed_tile<float>(int64_t, int64_t, int64_t, const float*, int64_t, const float*,
+                                              int64_t, bool, float*, int64_t);
+template void multiply_transposed_tile<c10::BFloat16>(int64_t, int64_t, int64_t, const c10::BFloat16*,
+                                                      int64_t, const c10::BFloat16*, int64_t, bool, float*,
+                                                      int64_t);
 
 template <typename T>
 void multiply_by_transpose_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_stride, const T* b,
                                 int64_t b_stride, float* out, int64_t out_stride) {
   DPFA_CHECK(n <= kGramTile, n);
   constexpr bool kWidens = !std::is_same_v<T, float>;
-  float *packed = packing_space(), *product = widening_space(), *wide = product + kRows * kGramTile;
+  float *packed = packing_space(), *product = second_space(), *wide = product + kRows * kGramTile;
   for (int64_t t = 0; t < k; t += kGramDepth) {
     const int64_t depth = std::min(kGramDepth, k - t);
     pack_transposed(b + t, b_stride, depth, n, packed);
@@ -192,7 +187,7 @@ void multiply_by_transpose_tile(int64_t m, int64_t n, int64_t k, const T* a, int
       float* to = first ? target : product;
       const int64_t to_stride = first ? out_stride : n;
       if constexpr (kWidens) {
-        widen(block, a_stride, rows, depth, wide);
+        pack_rows(block, a_stride, rows, depth, wide);
         at::native::cpublas::brgemm(rows, n, depth, depth, n, to_stride, false, wide, packed, to);
       } else {
         at::native::cpublas::brgemm(rows, n, depth, a_stride, n, to_stride, false, block, packed, to);
@@ -219,10 +214,15 @@ void multiply_transposed(const at::Tensor& a, const at::Tensor& b, bool accumula
   }
   const float *left = a.const_data_ptr<float>(), *right = b.const_data_ptr<float>();
   float* target = out.data_ptr<float>();
+  const int64_t tiles_across = (n + kTileColumns - 1) / kTileColumns;
+  const int64_t tiles = (m + kTileRows - 1) / kTileRows * tiles_across;
 #pragma omp parallel for schedule(dynamic, 1) if (m * n * k >= kSerialWork)
-  for (int64_t i = 0; i < m; i += kRows)
-    multiply_transposed_tile(std::min(kRows, m - i), n, k, left + i, a.stride(0), right, b.stride(0),
-                             accumulate, target + i * out.stride(0), out.stride(0));
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t i = tile / tiles_across * kTileRows, j = tile % tiles_across * kTileColumns;
+    multiply_transposed_tile(std::min(kTileRows, m - i), std::min(kTileColumns, n - j), k, left + i,
+                             a.stride(0), right + j, b.stride(0), accumulate, target + i * out.stride(0) + j,
+                             out.stride(0));
+  }
 }
 
 }  // namespace dpfa::kernels

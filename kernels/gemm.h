@@ -22,15 +22,14 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor& out, const a
 // threads.
 void multiply_transposed(const at::Tensor& a, const at::Tensor& b, bool accumulate, at::Tensor& out);
 
-// The same in f32 by the calling thread alone, for callers that parallelise over tiles. Strides in elements.
-void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride,
-                              const float* b, int64_t b_stride, bool accumulate, float* out,
-                              int64_t out_stride);
-// The same for bf16 operands, which are widened on their way into the cache: products are exact, sums run in
-// f32.
-void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const c10::BFloat16* a, int64_t a_stride,
-                              const c10::BFloat16* b, int64_t b_stride, bool accumulate, float* out,
-                              int64_t out_stride);
+// The same by the calling thread alone, for callers that parallelise over tiles, best of kTileRows x
+// kTileColumns: 192 KB of a product. T f32 or bf16, whose operands are widened on their way into the cache:
+// products are exact, sums run in f32. Strides in elements.
+inline constexpr int64_t kTileRows = 128;
+inline constexpr int64_t kTileColumns = 384;
+template <typename T>
+void multiply_transposed_tile(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_stride, const T* b,
+                              int64_t b_stride, bool accumulate, float* out, int64_t out_stride);
 
 // out (m, n) = a (m, k) b^T, b (n, k), n <= kGramTile, T f32 or bf16, by the calling thread. The depth is cut
 // into chunks of kGramDepth and each chunk's product is added to the running f32 sum, so a term takes part in

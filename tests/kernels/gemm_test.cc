@@ -108,6 +108,10 @@ TEST_F(Gemm, ATileHasTheBitsOfTheWholeProduct) {
   multiply_transposed_tile(64, 130, 900, a.data_ptr<float>() + 128, 200, b.data_ptr<float>() + 256, 400,
                            false, tile.data_ptr<float>(), 130);
   EXPECT_TRUE(same_bits(tile, whole.narrow(0, 128, 64).narrow(1, 256, 130)));
+  at::Tensor by_one_thread = at::empty({200, 400});  // larger than a tile
+  multiply_transposed_tile(200, 400, 900, a.data_ptr<float>(), 200, b.data_ptr<float>(), 400, false,
+                           by_one_thread.data_ptr<float>(), 400);
+  EXPECT_TRUE(same_bits(by_one_thread, whole));
 }
 
 TEST_F(Gemm, ANonFiniteRowStaysInItsRow) {
