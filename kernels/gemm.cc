@@ -18,8 +18,8 @@ namespace {
 constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 64;
 constexpr int64_t kDepth = 768;
-// Of a^T b both operands are packed: a panel of b (kTileDepth x kColumns), every block of rows of a^T, and
-// the tile of the product stay in a second-level cache of 512 KB. Read in place, rows of b at a stride of 4
+// Of a^T b both operands are packed: a panel of b (kTileDepth x kColumns), kTileRows rows of a^T and the tile
+// of the product, 480 KB, stay in the second-level cache. Read in place, rows of b at a stride of 4
 // KiB would all take the same few lines of the first-level cache.
 constexpr int64_t kTileDepth = 384;
 constexpr int64_t kSerialWork =

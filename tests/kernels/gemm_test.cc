@@ -40,7 +40,8 @@ using Gemm = ThreadCount;
 
 // Sizes on both sides of every block: rows, columns, depth, and more than one of each.
 const std::vector<std::tuple<int64_t, int64_t, int64_t>> kSizes = {
-    {1, 1, 1}, {3, 5, 2}, {64, 64, 16}, {65, 63, 17}, {130, 200, 769}, {300, 129, 1000}, {7, 257, 1537}};
+    {1, 1, 1},       {3, 5, 2},        {64, 64, 16},   {65, 63, 17},
+    {130, 200, 769}, {300, 129, 1000}, {7, 257, 1537}, {129, 385, 385}};
 
 TEST_F(Gemm, EqualsTheProductInDoubleForRowMajorAndTransposedOperands) {
   for (const auto& [m, n, k] : kSizes) {
@@ -71,10 +72,10 @@ TEST_F(Gemm, ReadsAndWritesRowsAtTheirStrides) {
 }
 
 TEST_F(Gemm, HasTheSameBitsForAnyThreadCount) {
-  const at::Tensor a = random_matrix(700, 800, 1), b = random_matrix(800, 300, 2);
-  at::Tensor expected = at::empty({700, 300}), out = at::empty({700, 300});
-  at::Tensor expected_t = at::empty({800, 300}), out_t = at::empty({800, 300});
-  const at::Tensor c = random_matrix(700, 300, 3);
+  const at::Tensor a = random_matrix(700, 800, 1), b = random_matrix(800, 400, 2);
+  at::Tensor expected = at::empty({700, 400}), out = at::empty({700, 400});
+  at::Tensor expected_t = at::empty({800, 400}), out_t = at::empty({800, 400});
+  const at::Tensor c = random_matrix(700, 400, 3);
   omp_set_num_threads(1);
   multiply(a, b, expected);
   multiply_transposed(a, c, false, expected_t);
@@ -112,6 +113,18 @@ TEST_F(Gemm, ATileHasTheBitsOfTheWholeProduct) {
   multiply_transposed_tile(200, 400, 900, a.data_ptr<float>(), 200, b.data_ptr<float>(), 400, false,
                            by_one_thread.data_ptr<float>(), 400);
   EXPECT_TRUE(same_bits(by_one_thread, whole));
+}
+
+TEST_F(Gemm, ATileOfBf16OperandsHasTheBitsOfTheSameNumbersInF32) {
+  const at::Tensor a = random_matrix(900, 200, 1).to(at::kBFloat16);
+  const at::Tensor b = random_matrix(900, 400, 2).to(at::kBFloat16);
+  const at::Tensor wide_a = a.to(at::kFloat), wide_b = b.to(at::kFloat);
+  at::Tensor out = at::empty({200, 400}), expected = at::empty({200, 400});
+  multiply_transposed_tile(200, 400, 900, a.data_ptr<c10::BFloat16>(), 200, b.data_ptr<c10::BFloat16>(), 400,
+                           false, out.data_ptr<float>(), 400);
+  multiply_transposed_tile(200, 400, 900, wide_a.data_ptr<float>(), 200, wide_b.data_ptr<float>(), 400, false,
+                           expected.data_ptr<float>(), 400);
+  EXPECT_TRUE(same_bits(out, expected));
 }
 
 TEST_F(Gemm, ANonFiniteRowStaysInItsRow) {
