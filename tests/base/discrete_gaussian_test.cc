@@ -3,23 +3,24 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
-#include <boost/math/constants/constants.hpp>
-#include <boost/multiprecision/cpp_bin_float.hpp>
 #include <cmath>
 #include <vector>
 
 #include "src/base/error.h"
 #include "src/base/random/chacha20.h"
 #include "src/base/random/cpu_dispatch.h"
+#include "src/base/random/share_lanes.h"
+#include "tests/base/alias_table.h"
 #include "tests/support/statistics.h"
 
 namespace dpfa {
 namespace {
 
-namespace mp = boost::multiprecision;
-using Real = mp::number<mp::cpp_bin_float<400, mp::digit_base_2>, mp::et_off>;
 using dpfa::testing::kZ7;
+using dpfa::testing::Law;
+using dpfa::testing::value_of;
 
 StreamKey key_of(uint64_t seed) { return RootKey::from_insecure_seed(seed).stream(Purpose::kNoise); }
 
@@ -29,182 +30,36 @@ std::vector<int64_t> samples(const DiscreteGaussian& law, uint64_t step, uint64_
   return out;
 }
 
-Real to_real(Uint128 x) {
-  return ldexp(Real(static_cast<uint64_t>(x >> 64)), 64) + Real(static_cast<uint64_t>(x));
-}
+// What the words of a group hold, read from alias_draw.h's description.
+struct GroupWords {
+  std::vector<uint32_t> words;
+  size_t levels;
 
-// The law itself, with the normaliser summed from the tail inwards, or, where its sum differs from the
-// integral by less than exp(-2 pi^2 30^2) (Poisson), by the integral.
-class Law {
- public:
-  explicit Law(double stddev) : stddev_(stddev) {
-    if (stddev > 30) {
-      total_ = Real(stddev) * sqrt(2 * boost::math::constants::pi<Real>());
-      return;
-    }
-    for (auto k = static_cast<int64_t>(20 * stddev); k > 0; --k) total_ += 2 * weight(k);
-    total_ += 1;
+  GroupWords(uint64_t step, uint64_t group, size_t level_count)
+      : words(16 * (1 + 10 * level_count)), levels(level_count) {
+    fill_words(key_of(1), step, group * words.size(), words);
   }
-  Real weight(int64_t k) const { return exp(-Real(k) * Real(k) / (2 * Real(stddev_) * Real(stddev_))); }
-  Real probability(int64_t k) const { return weight(k) / total_; }
-
- private:
-  double stddev_;
-  Real total_ = 0;
+  uint64_t number(size_t w) const { return words[w] | uint64_t{words[w + 1]} << 32; }
+  uint64_t high(size_t draw) const { return number(16 * (1 + 2 * levels) + 2 * draw); }
+  uint64_t low(size_t draw) const {
+    const uint64_t middle = words[16 + draw / 2] >> 16 * (draw % 2) & 0xFFFF;
+    return number(0) << 16 >> 16 | middle << 48;
+  }
 };
-
-// A row of the table, as the header describes it.
-struct Row {
-  size_t alias;
-  Uint128 border;
-};
-Row row_of(const DiscreteGaussian& law, size_t r) {
-  const int bits = std::countr_zero(law.rows());
-  const Uint128 row = law.row(r);
-  return {static_cast<size_t>(row >> (128 - bits)), row << bits >> bits};
-}
-
-// What the header says that 128 bits draw from the table.
-int64_t value_of(const DiscreteGaussian& law, Uint128 draw) {
-  const int bits = std::countr_zero(law.rows());
-  const size_t r = static_cast<size_t>(draw >> (128 - bits));
-  const Row row = row_of(law, r);
-  const auto x = static_cast<int64_t>((draw << bits >> bits) < row.border ? r : row.alias);
-  return draw % 2 == 1 ? -x : x;
-}
-
-// P(|x| = k) of the table in units of 2^-127, for k from 0 on.
-std::vector<Uint128> masses_of(const DiscreteGaussian& law) {
-  const size_t rows = law.rows();
-  const Uint128 length = (Uint128{1} << 127) / rows;
-  std::vector<Uint128> masses(rows);
-  for (size_t r = 0; r < rows; ++r) {
-    const Row row = row_of(law, r);
-    masses[r] += row.border / 2;
-    masses[row.alias] += length - row.border / 2;
-  }
-  return masses;
-}
-
-Real probability_of(const std::vector<Uint128>& masses, int64_t k) {
-  return k < static_cast<int64_t>(masses.size()) ? ldexp(to_real(masses[static_cast<size_t>(k)]), -127)
-                                                 : Real(0);
-}
-
-TEST(DiscreteGaussian, TableHoldsEachProbabilityToARelativeErrorOf2ToTheMinus40DownTo2ToTheMinus87) {
-  for (const double stddev : {1.0, 4.0, 24.5, 34.0, 1000.0, 2400.0}) {
-    const DiscreteGaussian law(stddev);
-    const std::vector<Uint128> masses = masses_of(law);
-    const Law exact(law.base_stddev());
-    int64_t checked = 0;
-    for (int64_t k = 0; k <= static_cast<int64_t>(masses.size()); ++k) {
-      const Real p = exact.probability(k) * (k == 0 ? 1 : 2), q = probability_of(masses, k);
-      // To the nearest; the middle takes what all others were rounded by.
-      ASSERT_LE(abs(Real(q - p)), ldexp(Real(k == 0 ? masses.size() : 1), -127)) << stddev << ", " << k;
-      if (p < ldexp(Real(1), -87)) continue;
-      ASSERT_LE(abs(Real(q / p - 1)), ldexp(Real(1), -40)) << stddev << ", " << k;
-      ++checked;
-    }
-    EXPECT_GE(checked, static_cast<int64_t>(10 * law.base_stddev())) << stddev;
-  }
-}
-
-// What one base draw adds to kChiSquare: sum of (p - q)^2 / q over all values, those without a place in the
-// table included (p = 0). 4 levels of 2^-119.5 are 2^-117.5, so their root is the 2^-58.75 that kChiSquare
-// has for it.
-TEST(DiscreteGaussian, TableHasAChiSquareOfLessThan2ToTheMinus119AndAHalf) {
-  for (const double stddev : {1.0, 4.0, 24.5, 100.0, 1230.0, 2400.0, 2401.0, 0x1p20, 0x1.8p33, 0x1p40}) {
-    const DiscreteGaussian law(stddev);
-    const std::vector<Uint128> masses = masses_of(law);
-    const Law exact(law.base_stddev());
-    Real chi_square = 0;
-    for (int64_t k = 0; k <= static_cast<int64_t>(16 * law.base_stddev()); ++k) {
-      const Real q = exact.probability(k) * (k == 0 ? 1 : 2);
-      const Real difference = probability_of(masses, k) - q;
-      chi_square += difference * difference / q;
-    }
-    EXPECT_LE(chi_square, exp2(-119.5)) << stddev;
-    EXPECT_LE(law.weights().size(), 4u) << stddev;
-  }
-}
-
-TEST(DiscreteGaussian, TableIsAPowerOfTwoRowsInWhichTheSignTakesNoPart) {
-  for (const double stddev : {1.0, 24.5, 38.0, 2399.9, 1e6}) {
-    const DiscreteGaussian law(stddev);
-    EXPECT_TRUE(std::has_single_bit(law.rows()));
-    EXPECT_LE(law.rows() * sizeof(Uint128), size_t{512} << 10);
-    for (size_t r = 0; r < law.rows(); ++r) EXPECT_EQ(row_of(law, r).border % 2, 0u);
-  }
-}
-
-TEST(DiscreteGaussian, StandardDeviationIsThatOfTheLevelsAndAtLeastWhatIsAskedFor) {
-  std::vector<double> stddevs;
-  for (double stddev = 1; stddev < 0x1p40; stddev *= 1.09) stddevs.push_back(stddev);
-  // Where one more level begins, its base is the smallest.
-  for (const double factor : {1.0, 1567.0, 1568.0})
-    for (int levels = 1; levels <= 3; ++levels) {
-      double variance = 1;
-      for (int l = 1; l < levels; ++l) variance = 1 + factor * factor * variance;
-      stddevs.push_back(2400 * std::sqrt(variance) * (1 + 1e-12));
-    }
-  for (const double stddev : stddevs) {
-    const DiscreteGaussian law(stddev);
-    EXPECT_GE(law.stddev(), stddev);
-    EXPECT_LE(law.stddev(), stddev * (1 + 0x1p-39));
-    long double variance = 0;
-    int64_t before = 0;
-    for (const int64_t weight : law.weights()) {
-      variance += static_cast<long double>(weight) * static_cast<long double>(weight);
-      if (before > 0) {
-        EXPECT_EQ(weight % before, 0);
-        EXPECT_LE(weight / before, 1568);
-        // What makes the sum a discrete Gaussian: r of the header.
-        const double factor = static_cast<double>(weight / before);
-        EXPECT_GE(law.base_stddev() / std::sqrt(factor * factor + 1), 1.528) << stddev;
-      }
-      before = weight;
-    }
-    const double drawn = law.base_stddev() * static_cast<double>(std::sqrt(variance));
-    EXPECT_NEAR(drawn / stddev, 1, 0x1p-39);
-    EXPECT_GE(drawn, stddev);
-  }
-}
-
-TEST(DiscreteGaussian, SumOfTwoLevelsHasTheLawToARelativeErrorOf2ToTheMinus36) {
-  for (const double stddev : {2400.1, 3394.0, 50000.0, 3e6}) {
-    const DiscreteGaussian law(stddev);
-    ASSERT_EQ(law.weights().size(), 2u) << stddev;
-    const Law exact(law.stddev());
-    const std::vector<Uint128> masses = masses_of(law);
-    const int64_t weight = law.weights()[1], largest = static_cast<int64_t>(masses.size()) - 1;
-    std::vector<Real> half;
-    for (int64_t k = 0; k <= largest; ++k) half.push_back(probability_of(masses, k) * (k == 0 ? 1.0 : 0.5));
-    const auto limit = static_cast<int64_t>(8 * stddev);
-    for (int64_t y = 0; y <= limit; y += 1 + limit / 30) {
-      Real sum = 0;
-      for (int64_t x = -largest; x <= largest; ++x) {
-        const int64_t rest = std::abs(y - weight * x);
-        if (rest <= largest) sum += half[static_cast<size_t>(std::abs(x))] * half[static_cast<size_t>(rest)];
-      }
-      ASSERT_LE(abs(Real(sum / exact.probability(y) - 1)), ldexp(Real(1), -36)) << stddev << ", " << y;
-    }
-  }
-}
 
 TEST(DiscreteGaussian, SamplesOfEveryInstructionSetAreTheDocumentedFunctionOfTheWords) {
   for (const double stddev : {3.0, 1000.0, 0x1p20, 0x1p24, 0x1p40}) {
     const DiscreteGaussian law(stddev);
     const size_t levels = law.weights().size();
     for (const uint64_t first : {uint64_t{0}, (uint64_t{1} << 50) + 5}) {
-      std::vector<int64_t> expected(300);
-      std::vector<uint32_t> words(expected.size() * 4 * levels);
-      fill_words(key_of(1), 7, first * 4 * levels, words);
-      for (size_t i = 0; i < expected.size(); ++i)
+      std::vector<int64_t> expected(2100);
+      for (uint64_t i = first; i < first + expected.size(); ++i) {
+        const GroupWords group(7, i / 64, levels);
         for (size_t l = 0; l < levels; ++l) {
-          Uint128 draw = 0;
-          for (size_t j = 4; j-- > 0;) draw = draw << 32 | words[4 * (i * levels + l) + j];
-          expected[i] += law.weights()[l] * value_of(law, draw);
+          const size_t draw = levels * (i % 64) + l;
+          expected[i - first] += law.weights()[l] * value_of(law, group.high(draw), group.low(draw));
         }
+      }
       for (const CpuPath path : available_cpu_paths()) {
         set_cpu_path(path);
         EXPECT_EQ(samples(law, 7, first, expected.size()), expected) << stddev << ", " << to_string(path);
@@ -214,45 +69,105 @@ TEST(DiscreteGaussian, SamplesOfEveryInstructionSetAreTheDocumentedFunctionOfThe
   set_cpu_path(available_cpu_paths().back());
 }
 
-// Where the upper words of a draw and its row's border agree the lower ones decide: chance finds none of
-// these.
+// RankContribution's noise as a CUDA device makes it, for a table of 2^bits rows.
+std::array<uint32_t, 16> device_lanes(const std::vector<int64_t>& weights, const std::vector<uint64_t>& table,
+                                      int bits, uint64_t step, uint64_t first) {
+  random_internal::ShareTables share = {};
+  const StreamKey key = key_of(1);
+  std::copy_n(key.words().begin(), 8, share.noise_key);
+  share.draw = step;
+  share.levels = static_cast<int32_t>(weights.size());
+  share.table_bits = bits;
+  share.weights = weights.data();
+  share.table = table.data();
+  std::array<uint32_t, 16> lanes;
+  random_internal::noise_lanes(share, first, lanes.data(), 1);
+  return lanes;
+}
+
+// Lower bits decide one draw in 2^48: in tables of which a row's border ends as a chosen draw's place does,
+// or one above it, they decide that draw. All other rows give 0.
+TEST(DiscreteGaussian, LowerBitsOfEveryDrawAreSixteenOfItsOwnAndThoseOfItsGroup) {
+  constexpr int kBits = 15;
+  constexpr uint64_t kPlaces = ~uint64_t{1} << kBits >> kBits;
+  int checked = 0;
+  for (const size_t levels : {1, 2, 3, 4})
+    for (const uint64_t group : {0, 1, 15, 16, 17, 40})
+      for (size_t sample = 0; sample < 64; sample += 3) {
+        const std::vector<int64_t> weights(levels, 1);
+        const GroupWords words(9, group, levels);
+        const size_t draw = levels * sample + sample / 3 % levels;
+        const uint64_t high = words.high(draw), row = high >> (64 - kBits);
+        bool alone = true;
+        for (size_t d = levels * sample; d < levels * (sample + 1); ++d)
+          alone &= d == draw || words.high(d) >> (64 - kBits) != row;
+        if (!alone) continue;
+        ++checked;
+        for (const uint64_t above : {0, 1}) {
+          std::vector<uint64_t> table(2 << kBits);
+          table[2 * row] = words.low(draw) + above;
+          table[2 * row + 1] = (high & kPlaces) | (row ^ 1) << (64 - kBits);
+          const auto value = static_cast<int64_t>(above == 1 ? row : row ^ 1);
+          const int64_t expected = high % 2 == 1 ? -value : value;
+          const uint64_t i = 64 * group + sample, before = 64 * group - group % 3;
+          for (const CpuPath path : available_cpu_paths()) {
+            set_cpu_path(path);
+            std::vector<int64_t> drawn(1200);
+            random_internal::fill_samples(weights, table, key_of(1), 9, before, drawn);
+            ASSERT_EQ(drawn[i - before], expected) << to_string(path) << ", " << levels << " levels, " << i;
+          }
+          const auto lanes = device_lanes(weights, table, kBits, 9, i / 16 * 16);
+          ASSERT_EQ(static_cast<int32_t>(lanes[i % 16]), expected) << levels << " levels, " << i;
+        }
+      }
+  EXPECT_GT(checked, 500);
+  set_cpu_path(available_cpu_paths().back());
+}
+
+// Where the upper bits of a place and its row's border agree the lower ones decide, from the first to the
+// last.
 TEST(DiscreteGaussian, DrawsBesideABorderAreThoseOfEveryInstructionSet) {
   const DiscreteGaussian law(1000);
   const int bits = std::countr_zero(law.rows());
-  std::vector<uint64_t> table;
-  std::vector<uint32_t> words;
-  std::vector<int64_t> expected;
   for (size_t r = 0; r < law.rows(); ++r) {
-    table.push_back(static_cast<uint64_t>(law.row(r)));
-    table.push_back(static_cast<uint64_t>(law.row(r) >> 64));
-    const Uint128 border = row_of(law, r).border, row = Uint128{r} << (128 - bits);
-    for (const int bit : {0, 1, 31, 32, 62, 63, 64, 65})
-      for (const Uint128 place :
-           {border, border - 1, border ^ Uint128{1} << bit, border + (Uint128{1} << bit)}) {
-        const Uint128 draw = row | (place << bits >> bits);
-        for (int w = 0; w < 4; ++w) words.push_back(static_cast<uint32_t>(draw >> 32 * w));
-        expected.push_back(value_of(law, draw));
+    const uint64_t border = law.table()[2 * r + 1] << bits >> bits, row = uint64_t{r} << (64 - bits);
+    const uint64_t lower = law.table()[2 * r];
+    for (const uint64_t low : {lower, lower - 1, lower + 1, ~lower, lower ^ uint64_t{1} << 63,
+                               lower ^ uint64_t{1} << 48, lower ^ uint64_t{1} << 31}) {
+      GroupWords group(0, 0, 1);
+      group.words[0] = static_cast<uint32_t>(low);
+      group.words[1] = static_cast<uint32_t>(low >> 32);
+      std::vector<int64_t> expected, drawn(8);
+      size_t draw = 0;
+      for (const uint64_t place : {border, border - 2, border + 2, ~border})
+        for (const uint64_t sign : {0, 1}) {
+          const uint64_t high = row | (place << bits >> bits >> 1 << 1) | sign;
+          group.words[48 + 2 * draw] = static_cast<uint32_t>(high);
+          group.words[48 + 2 * draw + 1] = static_cast<uint32_t>(high >> 32);
+          group.words[16 + draw / 2] = static_cast<uint32_t>(low >> 48) * 0x10001u;
+          expected.push_back(value_of(law, high, low));
+          ++draw;
+        }
+      for (const CpuPath path : available_cpu_paths()) {
+        set_cpu_path(path);
+        random_internal::active_backend().discrete_draws(law.table().data(), bits, group.words.data(), 1,
+                                                         drawn.size(), drawn.data());
+        ASSERT_EQ(drawn, expected) << to_string(path) << ", row " << r << ", low " << low;
       }
-  }
-  for (const CpuPath path : available_cpu_paths()) {
-    set_cpu_path(path);
-    std::vector<int64_t> drawn(expected.size());
-    random_internal::active_backend().discrete_draws(table.data(), bits, words.data(), drawn.size(),
-                                                     drawn.data());
-    EXPECT_EQ(drawn, expected) << to_string(path);
+    }
   }
   set_cpu_path(available_cpu_paths().back());
 }
 
 TEST(DiscreteGaussian, SamplesDependOnTheirIndexAndNotOnTheRangeAskedFor) {
   const DiscreteGaussian law(5000);
-  const std::vector<int64_t> all = samples(law, 2, 0, 500);
-  for (const size_t begin : {0, 1, 63, 64, 65, 200})
-    for (const size_t count : {0, 1, 17, 64, 129, 300}) {
+  const std::vector<int64_t> all = samples(law, 2, 0, 4000);
+  for (const size_t begin : {0, 1, 63, 64, 65, 200, 1000, 1023, 1024})
+    for (const size_t count : {0, 1, 17, 64, 129, 300, 1024, 2500}) {
       const std::vector<int64_t> part = samples(law, 2, begin, count);
       EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + static_cast<ptrdiff_t>(begin)));
     }
-  EXPECT_NE(samples(law, 3, 0, 500), all);
+  EXPECT_NE(samples(law, 3, 0, 4000), all);
 }
 
 TEST(DiscreteGaussian, CountsOfSmallValuesAreThoseOfTheLaw) {
@@ -324,8 +239,10 @@ TEST(DiscreteGaussian, RefusesWhatItsTablesCannotGive) {
   for (const double stddev : {0.0, 0.99, -4.0, 0x1.1p40, std::nan("")})
     EXPECT_THROW(DiscreteGaussian law(stddev), InternalError) << stddev;
   const DiscreteGaussian law(4);
-  std::vector<int64_t> two(2);
-  EXPECT_THROW(law.fill(key_of(1), 0, (uint64_t{1} << 62) - 1, two), InternalError);
+  std::vector<int64_t> one(1), two(2);
+  const uint64_t last = UINT64_MAX / 176 * 64 - 1;  // groups of 176 words, 64 samples
+  EXPECT_NO_THROW(law.fill(key_of(1), 0, last, one));
+  EXPECT_THROW(law.fill(key_of(1), 0, last, two), InternalError);
 }
 
 }  // namespace

@@ -83,10 +83,10 @@ TEST(DiscreteGaussian, ExecutesTheSameInstructionsWhateverItDraws) {
   for (const double stddev : {100.0, 0x1p20}) {
     const DiscreteGaussian law(stddev);
     path_of(law, key, 0);  // binds the functions of shared libraries
-    const Path first = path_of(law, key, 64);
+    const Path first = path_of(law, key, 1024);
     EXPECT_GT(first.instructions, 500u) << "the trap flag shows every instruction";
     for (uint64_t group = 2; group < 12; ++group)  // at one place in the blocks of the stream
-      ASSERT_EQ(path_of(law, key, 64 * group), first)
+      ASSERT_EQ(path_of(law, key, 1024 * group), first)
           << "group " << group << " of deviation " << stddev << ": " << path.instructions
           << " instructions, not " << first.instructions;
   }
@@ -107,7 +107,7 @@ TEST(DiscreteGaussian, TakesTheSameTimeForLittleAndForMuchNoise) {
   const StreamKey key = RootKey::from_insecure_seed(1).stream(Purpose::kNoise);
   std::vector<Group> all(1 << 15);
   for (size_t g = 0; g < all.size(); ++g) {
-    all[g].first = 64 * g;  // at one place in the blocks of the stream
+    all[g].first = 1024 * g;  // at one place in the blocks of the stream
     std::array<int64_t, kSamples> out;
     law.fill(key, 0, all[g].first, out);
     for (const int64_t x : out) all[g].size += static_cast<double>(std::abs(x));

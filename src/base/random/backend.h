@@ -26,9 +26,10 @@ struct Backend {
   void (*philox_normals)(const Stream& stream, uint64_t first_group, size_t groups, double* out);
   // count must be a multiple of 8.
   void (*box_muller)(const uint64_t* radius, const uint64_t* angle, size_t count, double* x, double* y);
-  // x[i] = the signed value of the draw in the words 4 i .. 4 i + 3, from a table of 2^bits rows of two words
-  // (discrete_gaussian.h), with the same instructions for every draw. count must be a multiple of 8.
-  void (*discrete_draws)(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x);
+  // x[d] = the signed value of draw d of a group of samples of `levels` draws (alias_draw.h), from a table of
+  // 2^bits rows of two words, with the same instructions for every draw. count must be a multiple of 8.
+  void (*discrete_draws)(const uint64_t* table, int bits, const uint32_t* group, size_t levels, size_t count,
+                         int64_t* x);
 };
 
 extern const Backend kPortableBackend;

@@ -98,35 +98,34 @@ __m256i load_two(const __m128i* low, const __m128i* high) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
 }
 
-__m256i less_unsigned(__m256i a, __m256i b) {
-  const __m256i sign = Avx2::set64(uint64_t{1} << 63);
-  return _mm256_cmpgt_epi64(_mm256_xor_si256(b, sign), _mm256_xor_si256(a, sign));
-}
-
 // Four draws at once; the steps are those of alias_draw.h. A row is one load of 16 bytes: gathers are slower.
-void vector_draws(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x) {
+void vector_draws(const uint64_t* table, int bits, const uint32_t* group, size_t levels, size_t count,
+                  int64_t* x) {
   const __m128i shift = _mm_cvtsi32_si128(64 - bits);
-  const __m256i below_row = Avx2::set64(~uint64_t{0} >> bits);
-  for (size_t i = 0; i < count; i += 4, words += 16) {
+  const __m256i places = Avx2::set64(~uint64_t{1} << bits >> bits), one = Avx2::set64(1);
+  const __m256i flip = Avx2::set64(uint64_t{1} << 63);  // comparisons are signed; places are below 2^63
+  const uint64_t shared = low_bits(group[0] | uint64_t{group[1]} << 32, 0);
+  const __m256i flipped_shared = Avx2::set64(shared ^ uint64_t{1} << 63);
+  const uint32_t *middle = group + 16, *words = group + 16 * blocks_before_high_words(levels);
+  for (size_t d = 0; d < count; d += 4, middle += 2, words += 8) {
     const auto row_of = [&](size_t draw) {
-      const uint64_t high = words[4 * draw + 2] | uint64_t{words[4 * draw + 3]} << 32;
+      const uint64_t high = words[2 * draw] | uint64_t{words[2 * draw + 1]} << 32;
       return reinterpret_cast<const __m128i*>(table + 2 * (high >> (64 - bits)));
     };
-    const __m256i rows01 = load_two(row_of(0), row_of(1)), rows23 = load_two(row_of(2), row_of(3));
-    const __m256i draws01 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-    const __m256i draws23 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8));
-    // From here on the draws are in the order 0 2 1 3.
-    const __m256i low = _mm256_unpacklo_epi64(draws01, draws23),
-                  high = _mm256_unpackhi_epi64(draws01, draws23);
-    const __m256i row_low = _mm256_unpacklo_epi64(rows01, rows23);
-    const __m256i row_high = _mm256_unpackhi_epi64(rows01, rows23);
-    const __m256i place = _mm256_and_si256(high, below_row), border = _mm256_and_si256(row_high, below_row);
-    const __m256i tie = _mm256_and_si256(_mm256_cmpeq_epi64(place, border), less_unsigned(low, row_low));
-    const __m256i own = _mm256_or_si256(less_unsigned(place, border), tie);
+    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+    const __m256i rows02 = load_two(row_of(0), row_of(2)), rows13 = load_two(row_of(1), row_of(3));
+    const __m256i row_low = _mm256_unpacklo_epi64(rows02, rows13);
+    const __m256i row_high = _mm256_unpackhi_epi64(rows02, rows13);
+    const __m256i halves = _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(middle)));
+    const __m256i flipped_low = _mm256_xor_si256(_mm256_slli_epi64(halves, kSharedBits), flipped_shared);
+    const __m256i place = _mm256_and_si256(high, places), border = _mm256_and_si256(row_high, places);
+    const __m256i below = _mm256_cmpgt_epi64(_mm256_xor_si256(row_low, flip), flipped_low);
+    const __m256i tie = _mm256_and_si256(_mm256_cmpeq_epi64(place, border), below);
+    const __m256i own = _mm256_or_si256(_mm256_cmpgt_epi64(border, place), tie);
     const __m256i value = _mm256_srl_epi64(_mm256_blendv_epi8(row_high, high, own), shift);
-    const __m256i sign = _mm256_sub_epi64(_mm256_setzero_si256(), _mm256_and_si256(low, Avx2::set64(1)));
-    const __m256i draws = _mm256_sub_epi64(_mm256_xor_si256(value, sign), sign);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + i), _mm256_permute4x64_epi64(draws, 0b11'01'10'00));
+    const __m256i sign = _mm256_sub_epi64(_mm256_setzero_si256(), _mm256_and_si256(high, one));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + d),
+                        _mm256_sub_epi64(_mm256_xor_si256(value, sign), sign));
   }
 }
 

@@ -95,24 +95,25 @@ struct Avx512 {
 };
 
 // Eight draws at once; the steps are those of alias_draw.h.
-void gathered_draws(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x) {
-  const __m512i low_words = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
-  const __m512i high_words = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);
+void gathered_draws(const uint64_t* table, int bits, const uint32_t* group, size_t levels, size_t count,
+                    int64_t* x) {
   const __m128i shift = _mm_cvtsi32_si128(64 - bits);
-  const __m512i below_row = Avx512::set64(~uint64_t{0} >> bits);
-  for (size_t i = 0; i < count; i += 8) {
-    const __m512i first = _mm512_loadu_si512(words + 4 * i), second = _mm512_loadu_si512(words + 4 * i + 16);
-    const __m512i low = _mm512_permutex2var_epi64(first, low_words, second);
-    const __m512i high = _mm512_permutex2var_epi64(first, high_words, second);
+  const __m512i places = Avx512::set64(~uint64_t{1} << bits >> bits);
+  const __m512i shared = Avx512::set64(low_bits(group[0] | uint64_t{group[1]} << 32, 0));
+  const uint32_t *middle = group + 16, *words = group + 16 * blocks_before_high_words(levels);
+  for (size_t d = 0; d < count; d += 8, middle += 4, words += 16) {
+    const __m512i high = _mm512_loadu_si512(words);
     const __m512i row = _mm512_slli_epi64(_mm512_srl_epi64(high, shift), 1);
     const __m512i row_low = _mm512_i64gather_epi64(row, table, 8);
     const __m512i row_high = _mm512_i64gather_epi64(row, table + 1, 8);
-    const __m512i place = _mm512_and_si512(high, below_row), border = _mm512_and_si512(row_high, below_row);
+    const __m512i halves = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(middle)));
+    const __m512i low = _mm512_or_si512(_mm512_slli_epi64(halves, kSharedBits), shared);
+    const __m512i place = _mm512_and_si512(high, places), border = _mm512_and_si512(row_high, places);
     const __mmask8 own = _mm512_cmplt_epu64_mask(place, border) |
                          (_mm512_cmpeq_epu64_mask(place, border) & _mm512_cmplt_epu64_mask(low, row_low));
     const __m512i value = _mm512_srl_epi64(_mm512_mask_blend_epi64(own, row_high, high), shift);
-    const __mmask8 negative = _mm512_test_epi64_mask(low, Avx512::set64(1));
-    _mm512_storeu_si512(x + i, _mm512_mask_sub_epi64(value, negative, _mm512_setzero_si512(), value));
+    const __mmask8 negative = _mm512_test_epi64_mask(high, Avx512::set64(1));
+    _mm512_storeu_si512(x + d, _mm512_mask_sub_epi64(value, negative, _mm512_setzero_si512(), value));
   }
 }
 

@@ -131,9 +131,13 @@ void box_muller_array(const uint64_t* radius, const uint64_t* angle, size_t coun
 
 // One draw after the other: a set of operations may bring its own.
 template <class V>
-void discrete_draws(const uint64_t* table, int bits, const uint32_t* words, size_t count, int64_t* x) {
-  for (size_t i = 0; i < count; ++i, words += 4)
-    x[i] = alias_draw(table, bits, words[0] | uint64_t{words[1]} << 32, words[2] | uint64_t{words[3]} << 32);
+void discrete_draws(const uint64_t* table, int bits, const uint32_t* group, size_t levels, size_t count,
+                    int64_t* x) {
+  const uint32_t* high = group + 16 * blocks_before_high_words(levels);
+  const uint64_t shared = group[0] | uint64_t{group[1]} << 32;
+  for (size_t d = 0; d < count; ++d, high += 2)
+    x[d] = alias_draw(table, bits, low_bits(shared, group[16 + d / 2] >> 16 * (d % 2) & 0xFFFF),
+                      high[0] | uint64_t{high[1]} << 32);
 }
 
 template <class V>

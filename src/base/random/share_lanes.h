@@ -1,6 +1,6 @@
 // RankContribution::make (rank_contribution.h) as the code of one thread: sixteen lanes, as many as one
-// ChaCha20 block dithers, on the host and on a CUDA device. The same bits: the same words of the same
-// streams, whole numbers only.
+// ChaCha20 block dithers and a quarter of a group of noise, on the host and on a CUDA device. The same bits:
+// the same words of the same streams, whole numbers only.
 #pragma once
 
 #include "src/base/random/alias_draw.h"
@@ -27,16 +27,21 @@ namespace {
 // lanes[i stride] := the noise of element first + i modulo 2^32, i < 16; `first` is a multiple of 16.
 DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* lanes, int stride) {
   const auto levels = static_cast<uint64_t>(share.levels);
-  const uint64_t first_block = first / 4 * levels;  // a sample has 4 words of each level
+  const Stream stream = {share.noise_key, share.draw};
+  const uint64_t group_block = first / kGroupSamples * group_blocks(levels);
+  const uint64_t first_draw = first % kGroupSamples * levels;  // of the group's
+  uint32_t shared[16], middle[16], high[16];
+  words_of_block(stream, group_block, shared);
   int32_t level = 0;
   uint32_t sum = 0;
-  for (uint64_t block = 0; block < 4 * levels; ++block) {
-    uint32_t words[16];
-    words_of_block({share.noise_key, share.draw}, first_block + block, words);
-    for (int draw = 0; draw < 4; ++draw) {
-      const uint32_t* w = words + 4 * draw;
-      const int64_t x =
-          alias_draw(share.table, share.table_bits, w[0] | uint64_t{w[1]} << 32, w[2] | uint64_t{w[3]} << 32);
+  const uint64_t shared_bits = shared[0] | uint64_t{shared[1]} << 32;
+  for (uint64_t d = first_draw; d < first_draw + kShareLanes * levels; d += 8) {  // a block of high words
+    if (d == first_draw || d % 32 == 0) words_of_block(stream, group_block + 1 + d / 32, middle);
+    words_of_block(stream, group_block + blocks_before_high_words(levels) + d / 8, high);
+    for (int draw = 0; draw < 8; ++draw) {
+      const uint32_t half = middle[d % 32 / 2 + draw / 2] >> 16 * (draw % 2) & 0xFFFF;
+      const int64_t x = alias_draw(share.table, share.table_bits, low_bits(shared_bits, half),
+                                   high[2 * draw] | uint64_t{high[2 * draw + 1]} << 32);
       sum += static_cast<uint32_t>(share.weights[level]) * static_cast<uint32_t>(x);
       if (++level < share.levels) continue;
       *lanes = sum;
