@@ -15,7 +15,7 @@
 //
 // Guarantee: every sample costs the same instructions. Outside an event of probability below 2^-76 per
 // sample, the probability of each value is that of the discrete Gaussian of standard deviation stddev() up to
-// a relative error of 2^-36; the largest value is at least 12.5 stddev(). Lookups stay inside one table of at
+// a relative error of 2^-36; the largest value is at least 12.3 stddev(). Lookups stay inside one table of at
 // most 512 KiB. Every row of it is looked up equally often, and one row stands for up to two values; the
 // memory lines that lookups touch do depend on the values.
 #pragma once
