@@ -30,7 +30,7 @@ DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* l
   const Stream stream = {share.noise_key, share.draw};
   const uint64_t group_block = first / kGroupSamples * group_blocks(levels);
   const uint64_t first_draw = first % kGroupSamples * levels;  // of the group's
-  uint32_t shared[16], middle[16], high[16];
+  uint32_t shared[16], middle[16] = {}, high[16];
   words_of_block(stream, group_block, shared);
   int32_t level = 0;
   uint32_t sum = 0;
@@ -38,8 +38,17 @@ DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* l
   for (uint64_t d = first_draw; d < first_draw + kShareLanes * levels; d += 8) {  // a block of high words
     if (d == first_draw || d % 32 == 0) words_of_block(stream, group_block + 1 + d / 32, middle);
     words_of_block(stream, group_block + blocks_before_high_words(levels) + d / 8, high);
+    uint32_t of_block[4];  // by selections: what is indexed by a variable would leave a GPU's registers
+    DPFA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      of_block[i] = middle[i];
+      DPFA_UNROLL
+      for (uint32_t part = 1; part < 4; ++part)
+        if (d % 32 / 8 == part) of_block[i] = middle[4 * part + i];
+    }
+    DPFA_UNROLL
     for (int draw = 0; draw < 8; ++draw) {
-      const uint32_t half = middle[d % 32 / 2 + draw / 2] >> 16 * (draw % 2) & 0xFFFF;
+      const uint32_t half = of_block[draw / 2] >> 16 * (draw % 2) & 0xFFFF;
       const int64_t x = alias_draw(share.table, share.table_bits, low_bits(shared_bits, half),
                                    high[2 * draw] | uint64_t{high[2 * draw + 1]} << 32);
       sum += static_cast<uint32_t>(share.weights[level]) * static_cast<uint32_t>(x);
