@@ -97,12 +97,13 @@ SharedBits shared_bits_of(const DiscreteGaussian& law) {
 }
 
 TEST(DiscreteGaussian, SamplesThatShareBitsHaveTheChiSquareOfTheHeader) {
-  for (const double stddev :
-       {1.0, 4.0, 24.5, 2400.0, 2401.0, 0x1p20, 3.76e6, 3.77e6, 5.89e9, DiscreteGaussian::kLargest}) {
+  for (const double stddev : {1.0, 4.0, 24.5, 100.0, 1230.0, 2400.0, 2401.0, 0x1p20, 3.76e6, 3.77e6, 5.89e9,
+                              0x1.8p33, DiscreteGaussian::kLargest}) {
     const DiscreteGaussian law(stddev);
     const auto levels = static_cast<double>(law.weights().size());
     EXPECT_LE(levels, 4) << stddev;
     const SharedBits bits = shared_bits_of(law);
+    EXPECT_LE(bits.misplaced, exp2(-119.5)) << stddev;
     for (const double samples : {1.0, 2.0, 33.0, 64.0}) {
       // The errors of draws and of levels, 2^-62 for each sample, add up in the norm of L2(Q).
       const Real norm = sqrt(bits.chi_square(samples * levels)) + sqrt(samples) * std::exp2(-61.99);

@@ -132,8 +132,9 @@ TEST(DiscreteGaussian, DrawsBesideABorderAreThoseOfEveryInstructionSet) {
   for (size_t r = 0; r < law.rows(); ++r) {
     const uint64_t border = law.table()[2 * r + 1] << bits >> bits, row = uint64_t{r} << (64 - bits);
     const uint64_t lower = law.table()[2 * r];
-    for (const uint64_t low : {lower, lower - 1, lower + 1, ~lower, lower ^ uint64_t{1} << 63,
-                               lower ^ uint64_t{1} << 48, lower ^ uint64_t{1} << 31}) {
+    std::vector<uint64_t> lows = {lower, lower - 1, lower + 1, ~lower};
+    for (const int bit : {0, 1, 31, 32, 47, 48, 62, 63}) lows.push_back(lower ^ uint64_t{1} << bit);
+    for (const uint64_t low : lows) {
       GroupWords group(0, 0, 1);
       group.words[0] = static_cast<uint32_t>(low);
       group.words[1] = static_cast<uint32_t>(low >> 32);
