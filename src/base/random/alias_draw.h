@@ -12,7 +12,7 @@
 namespace dpfa::random_internal {
 
 // A group of 64 samples of n draws each takes whole blocks of the stream:
-//   words 0 and 1          what the places of all its draws share: one number, lower word first
+//   words 0 and 1          what the places of all its draws share: 48 bits of a number, lower word first
 //   words 16 ..            middle bits: draw d (n j + l for level l of sample j) has half-word d, lower first
 //   words 16 (1 + 2 n) ..  high words: draw d has the number in the words 2 d and 2 d + 1 from there on
 inline constexpr uint32_t kGroupSamples = 64;
@@ -23,9 +23,14 @@ namespace {
 DPFA_LANE constexpr uint64_t group_blocks(uint64_t levels) { return 1 + 10 * levels; }
 DPFA_LANE constexpr uint64_t blocks_before_high_words(uint64_t levels) { return 1 + 2 * levels; }
 
-// The lower 64 bits of a draw's place.
+// What the places of a group's draws share, of its words 0 and 1.
+DPFA_LANE constexpr uint64_t shared_bits(uint32_t first, uint32_t second) {
+  return (first | uint64_t{second} << 32) & ((uint64_t{1} << kSharedBits) - 1);
+}
+
+// The lower 64 bits of a draw's place: its own half-word above the bits of its group.
 DPFA_LANE constexpr uint64_t low_bits(uint64_t shared, uint32_t middle) {
-  return (shared & ((uint64_t{1} << kSharedBits) - 1)) | uint64_t{middle} << kSharedBits;
+  return shared | uint64_t{middle} << kSharedBits;
 }
 
 // The signed value of a draw, from a table of 2^bits rows of two words each, lower word first.

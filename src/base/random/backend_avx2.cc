@@ -104,7 +104,7 @@ void vector_draws(const uint64_t* table, int bits, const uint32_t* group, size_t
   const __m128i shift = _mm_cvtsi32_si128(64 - bits);
   const __m256i places = Avx2::set64(~uint64_t{1} << bits >> bits), one = Avx2::set64(1);
   const __m256i flip = Avx2::set64(uint64_t{1} << 63);  // comparisons are signed; places are below 2^63
-  const uint64_t shared = low_bits(group[0] | uint64_t{group[1]} << 32, 0);
+  const uint64_t shared = shared_bits(group[0], group[1]);
   const __m256i flipped_shared = Avx2::set64(shared ^ uint64_t{1} << 63);
   const uint32_t *middle = group + 16, *words = group + 16 * blocks_before_high_words(levels);
   for (size_t d = 0; d < count; d += 4, middle += 2, words += 8) {

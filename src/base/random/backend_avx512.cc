@@ -99,7 +99,7 @@ void gathered_draws(const uint64_t* table, int bits, const uint32_t* group, size
                     int64_t* x) {
   const __m128i shift = _mm_cvtsi32_si128(64 - bits);
   const __m512i places = Avx512::set64(~uint64_t{1} << bits >> bits);
-  const __m512i shared = Avx512::set64(low_bits(group[0] | uint64_t{group[1]} << 32, 0));
+  const __m512i shared = Avx512::set64(shared_bits(group[0], group[1]));
   const uint32_t *middle = group + 16, *words = group + 16 * blocks_before_high_words(levels);
   for (size_t d = 0; d < count; d += 8, middle += 4, words += 16) {
     const __m512i high = _mm512_loadu_si512(words);

@@ -134,7 +134,7 @@ template <class V>
 void discrete_draws(const uint64_t* table, int bits, const uint32_t* group, size_t levels, size_t count,
                     int64_t* x) {
   const uint32_t* high = group + 16 * blocks_before_high_words(levels);
-  const uint64_t shared = group[0] | uint64_t{group[1]} << 32;
+  const uint64_t shared = shared_bits(group[0], group[1]);
   for (size_t d = 0; d < count; ++d, high += 2)
     x[d] = alias_draw(table, bits, low_bits(shared, group[16 + d / 2] >> 16 * (d % 2) & 0xFFFF),
                       high[0] | uint64_t{high[1]} << 32);

@@ -30,11 +30,11 @@ DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* l
   const Stream stream = {share.noise_key, share.draw};
   const uint64_t group_block = first / kGroupSamples * group_blocks(levels);
   const uint64_t first_draw = first % kGroupSamples * levels;  // of the group's
-  uint32_t shared[16], middle[16] = {}, high[16];
-  words_of_block(stream, group_block, shared);
+  uint32_t of_group[16], middle[16] = {}, high[16];
+  words_of_block(stream, group_block, of_group);
+  const uint64_t shared = shared_bits(of_group[0], of_group[1]);
   int32_t level = 0;
   uint32_t sum = 0;
-  const uint64_t shared_bits = shared[0] | uint64_t{shared[1]} << 32;
   for (uint64_t d = first_draw; d < first_draw + kShareLanes * levels; d += 8) {  // a block of high words
     if (d == first_draw || d % 32 == 0) words_of_block(stream, group_block + 1 + d / 32, middle);
     words_of_block(stream, group_block + blocks_before_high_words(levels) + d / 8, high);
@@ -49,7 +49,7 @@ DPFA_LANE void noise_lanes(const ShareTables& share, uint64_t first, uint32_t* l
     DPFA_UNROLL
     for (int draw = 0; draw < 8; ++draw) {
       const uint32_t half = of_block[draw / 2] >> 16 * (draw % 2) & 0xFFFF;
-      const int64_t x = alias_draw(share.table, share.table_bits, low_bits(shared_bits, half),
+      const int64_t x = alias_draw(share.table, share.table_bits, low_bits(shared, half),
                                    high[2 * draw] | uint64_t{high[2 * draw + 1]} << 32);
       sum += static_cast<uint32_t>(share.weights[level]) * static_cast<uint32_t>(x);
       if (++level < share.levels) continue;
